@@ -1,0 +1,24 @@
+"""What a run says on its way, from the child that does the work to whoever shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A sign of life.
+
+    Args:
+        phase: what is being done: ``setup``, ``short: warm-up``, ``short: timing``, ``full: training`` ...
+        step: steps done in this phase.
+        total: steps of this phase, if known.
+        loss: the latest known training loss.
+        seconds_left: of this phase, if it can be told.
+    """
+
+    phase: str
+    step: int = 0
+    total: int | None = None
+    loss: float | None = None
+    seconds_left: float | None = None

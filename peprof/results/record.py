@@ -1,0 +1,275 @@
+"""What one run found: the record that is stored, its format's version and that format's history.
+
+Raw samples are kept; statistics are derived from them on reading. What was not measured is ``None``, never 0.
+
+Format history:
+    1: first.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from peprof.suite.planning import RunSpec
+
+FORMAT_VERSION = 1
+
+Status = Literal["ok", "oom", "failed", "timeout", "diverged"]
+
+
+class Piece(BaseModel):
+    """A part of a record: immutable; unknown keys of later versions are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+
+
+class Failure(Piece):
+    """Why a run has no complete result.
+
+    Args:
+        phase: what the run was doing: ``setup``, ``short: timing``, ``full: training`` ...
+        kind: the error's type, or ``Signal`` / ``TimeLimit`` when the process said nothing.
+        message: one line for people.
+        hint: what to do next.
+        requested_bytes: what an out-of-memory error had asked for.
+        exit_code: of the child process, negative for a signal; ``None`` when it answered itself.
+        traceback: for a bug report; ``None`` when the process said nothing.
+    """
+
+    phase: str
+    kind: str
+    message: str
+    hint: str | None = None
+    requested_bytes: int | None = None
+    exit_code: int | None = None
+    traceback: str | None = None
+
+
+class ParameterCounts(Piece):
+    """Numbers of parameters (elements), shared ones counted once; backbone and head apart.
+
+    Args:
+        backbone: all that are not in the head, before the method is applied.
+        head: the pooler and classifier, before the method is applied.
+        trainable_backbone: trained ones outside the head, added ones included.
+        trainable_head: trained ones in the head.
+    """
+
+    backbone: int
+    head: int
+    trainable_backbone: int
+    trainable_head: int
+
+
+class StepTimes(Piece):
+    """Seconds of each measured step, in order; all tuples have the same length.
+
+    Args:
+        clock: ``perf_counter`` (host time) or ``cuda_events`` (device time).
+        step_s: wall seconds of the whole step.
+        forward_s, backward_s, clip_s, optimizer_s: seconds by phase, on ``clock``.
+    """
+
+    clock: Literal["perf_counter", "cuda_events"]
+    step_s: tuple[float, ...]
+    forward_s: tuple[float, ...]
+    backward_s: tuple[float, ...]
+    clip_s: tuple[float, ...]
+    optimizer_s: tuple[float, ...]
+
+
+class PhaseMemory(Piece):
+    """Live bytes in one phase of a step: the highest value within it, and the value at its end."""
+
+    phase: str
+    peak_bytes: int
+    end_bytes: int
+
+
+class MemoryResult(Piece):
+    """Peak memory of one training step.
+
+    Args:
+        source: ``torch.profiler`` (CPU allocation events) or ``cuda_allocator`` (its own peak counters).
+        start_bytes: live before the step: parameters, buffers, optimizer state, the batch.
+        peak_allocated_bytes: highest live bytes in the step.
+        peak_reserved_bytes: highest bytes held from the device; ``None`` where there is no such pool.
+        phases: forward, backward, clip, optimizer, in order.
+    """
+
+    source: Literal["torch.profiler", "cuda_allocator"]
+    start_bytes: int
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int | None
+    phases: tuple[PhaseMemory, ...]
+
+
+class ShortResult(Piece):
+    """The short phase: single steps on batches padded to ``max_length``.
+
+    Args:
+        warmup_steps: steps really run before measuring.
+        stopped_by: what ended the timing pass.
+        batch_size: examples a step.
+        padded_tokens: tokens a step, padding included.
+        real_tokens: tokens of each measured step, padding left out.
+        times: the timing pass; ``None`` when it didn't finish.
+        memory: the memory pass, apart from the timing pass; ``None`` when it didn't finish.
+    """
+
+    warmup_steps: int
+    stopped_by: Literal["steps", "max_seconds"]
+    batch_size: int
+    padded_tokens: int
+    real_tokens: tuple[int, ...]
+    times: StepTimes | None
+    memory: MemoryResult | None
+
+
+class Evaluation(Piece):
+    """One pass over the validation split.
+
+    Args:
+        step: training steps done before it.
+        train_time_s: training seconds spent before it (sum of steps).
+        correct: examples classified rightly.
+        total: examples evaluated.
+        loss: mean cross-entropy over the examples.
+        time_s: seconds this evaluation took.
+    """
+
+    step: int
+    train_time_s: float
+    correct: int
+    total: int
+    loss: float
+    time_s: float
+
+
+class FullResult(Piece):
+    """The full phase: a whole training. Its loss curve lies beside the record, see ``TrainingHistory``.
+
+    Args:
+        steps: training steps done.
+        epochs: passes over the training split done, in fractions.
+        train_time_s: sum of the training steps' seconds: no evaluation, no set-up.
+        evaluation_time_s: sum of the evaluations' seconds.
+        epoch_times_s: training seconds of each finished epoch.
+        evaluations: in order; the last one is the result.
+        checkpoint_bytes: size on disk of what the method has to save.
+        final_loss: mean training loss of the last (up to) 50 steps.
+    """
+
+    steps: int
+    epochs: float
+    train_time_s: float
+    evaluation_time_s: float
+    epoch_times_s: tuple[float, ...]
+    evaluations: tuple[Evaluation, ...]
+    checkpoint_bytes: int
+    final_loss: float
+
+
+class TrainingHistory(Piece):
+    """The full phase step by step; stored beside the record as ``history.json``. Equal lengths."""
+
+    loss: tuple[float, ...]
+    learning_rate: tuple[float, ...]
+    step_time_s: tuple[float, ...]
+
+
+class DataFacts(Piece):
+    """The data that was really used.
+
+    Args:
+        train_rows, validation_rows: examples after ``train_rows`` / ``validation_rows`` limits.
+        num_labels: classes.
+        fingerprint: hash of texts and labels, so that equal data can be recognised under any name.
+        synthetic: made by peprof, not collected.
+    """
+
+    train_rows: int
+    validation_rows: int
+    num_labels: int
+    fingerprint: str
+    synthetic: bool
+
+
+class ModelFacts(Piece):
+    """The backbone that was really used.
+
+    Args:
+        architecture: the model's class.
+        geometry: layers, width, heads ... in one line, e.g. ``6L-768d-12h-3072ff-30522v``.
+        attention: the attention kernel really used.
+        tokenizer: where it came from: ``hub``, ``directory``, ``embedded`` or ``made from the data``.
+        synthetic: weights that are random, or pre-trained on generated text.
+    """
+
+    architecture: str
+    geometry: str
+    attention: str
+    tokenizer: str
+    synthetic: bool
+
+
+class Environment(Piece):
+    """Where a run was measured.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        device_name: as its vendor names it.
+        device_uuid: of a GPU.
+        driver, cuda: versions; ``None`` on CPU.
+        threads: intra-op threads of torch.
+    """
+
+    peprof: str
+    python: str
+    torch: str
+    transformers: str
+    platform: str
+    hostname: str
+    device: str
+    device_name: str
+    device_uuid: str | None
+    driver: str | None
+    cuda: str | None
+    threads: int
+
+
+class RunRecord(Piece):
+    """One run's whole result.
+
+    Args:
+        format_version: of this record.
+        run_id: ``spec.run_id``.
+        spec: what was asked for.
+        status: ``ok``, or why there is no complete result.
+        failure: set unless ``status`` is ``ok``.
+        started_at, finished_at: ISO 8601, UTC.
+        setup_time_s: seconds from the child's start to a ready model and data.
+        total_time_s: seconds from start to end of the run.
+        attempt: 1 for the first try; more when earlier tries had failed.
+        warnings: what a reader should know of these numbers.
+    """
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    spec: RunSpec
+    status: Status
+    failure: Failure | None = None
+    parameters: ParameterCounts | None = None
+    short: ShortResult | None = None
+    full: FullResult | None = None
+    data: DataFacts | None = None
+    model: ModelFacts | None = None
+    environment: Environment | None = None
+    started_at: str
+    finished_at: str
+    setup_time_s: float | None = None
+    total_time_s: float
+    attempt: int = 1
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,171 @@
+"""What a suite may say: frozen, strict types with units in their names.
+
+These types are shared by everything that runs or reads a suite. They never import torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Phase = Literal["short", "full"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@=,-]*$")]
+
+
+class Part(BaseModel):
+    """A table of a suite: immutable, strict about types, unknown keys are faults."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(Part):
+    """``[model]``: the backbone.
+
+    Args:
+        name: hub id, local directory, or ``peprof/tiny`` (embedded).
+        weights: ``pretrained``, or ``random``: the known geometry alone, nothing is downloaded.
+        dtype: of parameters and activations.
+        attention: the attention kernel, as transformers names it.
+        revision: a hub revision.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    weights: Literal["pretrained", "random"] = "pretrained"
+    dtype: Dtype = "float32"
+    attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    revision: str | None = None
+
+
+class DataConfig(Part):
+    """``[data]``: what is trained on. Exactly one of ``name`` and ``path``.
+
+    Args:
+        name: hub id, or ``peprof/reviews`` (embedded).
+        path: a directory with ``train`` and ``validation`` as .tsv, .csv, .jsonl or .parquet.
+        subset: a hub data set's configuration name.
+        text: the column with the text, or the two columns of a sentence pair.
+        label: the column with the class.
+        max_length: tokens an example is cut to; the short phase pads every example to it.
+        train_split: name of the split that is trained on.
+        validation_split: name of the split that is evaluated on.
+        train_rows: use the first rows only; ``None`` uses all.
+        validation_rows: use the first rows only; ``None`` uses all.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    subset: str | None = None
+    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("sentence",)
+    label: str = "label"
+    max_length: Annotated[int, Field(ge=4, le=1_000_000)] = 128
+    train_split: str = "train"
+    validation_split: str = "validation"
+    train_rows: Annotated[int, Field(ge=1)] | None = None
+    validation_rows: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if (self.name is None) == (self.path is None):
+            raise ValueError("give exactly one of 'name' and 'path'")
+        return self
+
+
+class TrainConfig(Part):
+    """``[train]``: how a method is trained. A method's table may override the marked ones (*).
+
+    Args:
+        batch_size: examples a step.
+        epochs: passes over the training split; may be overruled by ``max_steps``.
+        max_steps: stop after so many steps; ``None`` for no such limit.
+        learning_rate: (*) peak learning rate.
+        weight_decay: (*) decoupled weight decay.
+        optimizer: by name.
+        schedule: of the learning rate after the warm-up.
+        warmup_fraction: share of all steps in which the learning rate rises linearly.
+        max_grad_norm: clip the gradient's norm to this; ``None`` doesn't clip.
+        seeds: one run each.
+        evaluate_every_steps: evaluate so often; ``None`` evaluates at the end of each epoch.
+        evaluation_batch_size: examples a forward pass in evaluation.
+    """
+
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    epochs: Annotated[int, Field(ge=1)] = 3
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    evaluate_every_steps: Annotated[int, Field(ge=1)] | None = None
+    evaluation_batch_size: Annotated[int, Field(ge=1)] = 64
+
+
+class ShortConfig(Part):
+    """``[short]``: the short phase, which measures memory and latency of single steps.
+
+    Args:
+        warmup_steps: steps before measuring; cut short when they take a third of ``max_seconds``.
+        steps: measured steps.
+        max_seconds: stop the timing pass sooner, but never below 3 measured steps; ``None``: no limit.
+    """
+
+    warmup_steps: Annotated[int, Field(ge=1)] = 5
+    steps: Annotated[int, Field(ge=3)] = 30
+    max_seconds: Annotated[float, Field(gt=0)] | None = 60.0
+
+
+class LimitsConfig(Part):
+    """``[limits]``: when a run is given up.
+
+    Args:
+        run_seconds: a run that takes longer is stopped and recorded as ``timeout``; ``None``: no limit.
+    """
+
+    run_seconds: Annotated[float, Field(gt=0)] | None = None
+
+
+class MethodConfig(Part):
+    """One ``[[methods]]`` table.
+
+    Args:
+        name: the entry point's name.
+        label: what tables call it; unique in a suite; the name unless given.
+        options: the method's own options, complete with defaults.
+        learning_rate: overrides ``train.learning_rate``.
+        weight_decay: overrides ``train.weight_decay``.
+    """
+
+    name: str
+    label: Label
+    options: dict[str, Any] = Field(default_factory=dict)
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+
+class Suite(Part):
+    """A whole suite.
+
+    Args:
+        name: names the folder of its results.
+        description: one line for people.
+        phases: what is done with each method.
+        methods: at least one; labels are unique.
+        matrix: dotted key -> values; every combination is run.
+        offline: a nested table laid over the suite when the hub can't be reached and nothing is cached.
+    """
+
+    name: Label
+    description: str = ""
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = ("short", "full")
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig = TrainConfig()
+    short: ShortConfig = ShortConfig()
+    limits: LimitsConfig = LimitsConfig()
+    methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
+    matrix: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    offline: dict[str, Any] | None = None
