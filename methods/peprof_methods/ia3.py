@@ -1,0 +1,103 @@
+"""(IA)3 (Liu et al. 2022, arXiv:2205.05638)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peprof_methods.linears import plain_linear
+from peprof_methods.roles import freeze_backbone, linears_by_role
+
+
+class _ScaledLinear(nn.Linear):
+    """A linear layer that shares another's parameters and adds a vector of scales, ones at first."""
+
+    ia3: nn.Parameter
+
+    def __init__(self, linear: nn.Linear, *, size: int) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.ia3 = nn.Parameter(torch.ones(size, device=linear.weight.device, dtype=linear.weight.dtype))
+
+
+class OutputScaledLinear(_ScaledLinear):
+    """y = l * (Wx + b), with ``ia3: (out_features,)`` for l."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear, size=linear.out_features)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer: (..., in_features) -> (..., out_features)."""
+        output = F.linear(input, self.weight, self.bias)
+        return output * self.ia3.to(output.dtype)  # or float32 scales would widen autocast's activations
+
+    def merged(self) -> nn.Linear:
+        """A plain layer with l * W and l * b."""
+        scale = self.ia3.detach()
+        bias = None if self.bias is None else self.bias.detach() * scale
+        return plain_linear(self.weight.detach() * scale[:, None], bias, training=self.training)
+
+
+class InputScaledLinear(_ScaledLinear):
+    """y = W(l * x) + b, with ``ia3: (in_features,)`` for l."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear, size=linear.in_features)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer: (..., in_features) -> (..., out_features)."""
+        return F.linear(input * self.ia3.to(input.dtype), self.weight, self.bias)
+
+    def merged(self) -> nn.Linear:
+        """A plain layer with W's columns scaled."""
+        bias = None if self.bias is None else self.bias.detach()
+        return plain_linear(self.weight.detach() * self.ia3.detach(), bias, training=self.training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IA3:
+    """(IA)3 (Liu et al. 2022, arXiv:2205.05638): trained vectors scale keys, values and the feed-forward.
+
+    Scaled are the outputs of the key and value projections and the **input** of the feed-forward's down
+    projection, each by a vector of ones at first. The head is trained too. It has no options.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Freeze the backbone and put the scales in.
+
+        Args:
+            model: a sequence classifier; changed in place.
+
+        Returns:
+            The same model.
+
+        Raises:
+            UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
+        """
+        scaled: dict[str, tuple[nn.Linear, type[OutputScaledLinear | InputScaledLinear]]] = {}
+        for name, linear in linears_by_role(model, ("attention.key", "attention.value")).items():
+            scaled[name] = (linear, OutputScaledLinear)
+        for name, linear in linears_by_role(model, ("feedforward.down",)).items():
+            scaled[name] = (linear, InputScaledLinear)
+        freeze_backbone(model)
+        for name, (linear, kind) in scaled.items():
+            model.set_submodule(name, kind(linear).train(linear.training))
+        return model
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Fold the scales into the weights, for inference without extra cost.
+
+        Args:
+            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
+
+        Returns:
+            The same model, of plain layers only, with the same logits.
+        """
+        for name, module in list(model.named_modules()):
+            if isinstance(module, OutputScaledLinear | InputScaledLinear):
+                model.set_submodule(name, module.merged())
+        return model

@@ -1,0 +1,44 @@
+"""The last layers only: backward stops where the frozen part begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from peprof_methods.errors import require
+from peprof_methods.roles import freeze_backbone, layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastLayers:
+    """The last ``count`` layers and the head are trained; embeddings and earlier layers are frozen.
+
+    Args:
+        count: how many layers of the encoder, counted from its end.
+    """
+
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.count >= 1, "count", self.count, "at least 1")
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Freeze all but the last layers and the head.
+
+        Args:
+            model: a sequence classifier; changed in place.
+
+        Returns:
+            The same model.
+
+        Raises:
+            ValueError: if the model has fewer layers than ``count``.
+            UnsupportedModelError: for an unknown architecture.
+        """
+        found = layers(model)
+        require(self.count <= len(found), "count", self.count, f"at most the model's {len(found)} layers")
+        freeze_backbone(model)
+        for layer in found[len(found) - self.count :]:
+            layer.requires_grad_(True)
+        return model
