@@ -1,0 +1,237 @@
+"""Runs that differ in nothing but the seed -> one row of a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peprof.results.figures import ShortFigures, accuracy_figures, epoch_time_s, short_figures
+from peprof.results.record import Failure, RunRecord, Status
+from peprof.results.statistics import Interval, Quartiles, median, wilson_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one run of a row ended."""
+
+    run_id: str
+    seed: int
+    status: Status
+    failure: Failure | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Accuracy over the seeds of a row.
+
+    Args:
+        value: mean over the seeds, between 0 and 1.
+        interval: 95 % Wilson interval of the mean at ``total`` rows. Seeds share the validation rows, so more
+            of them make it no narrower.
+        total: validation rows.
+        by_seed: seed -> its accuracy.
+    """
+
+    value: float
+    interval: Interval
+    total: int
+    by_seed: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method under the conditions of its table: all its seeds together.
+
+    Costs are medians over the seeds' medians; bytes, seconds and counts as their names say. ``None`` is what
+    was not measured.
+
+    Args:
+        label: what the suite calls the method.
+        variant: what tells it from another row of the same label, ``rank=16``; empty when there is none.
+        method: the method's name.
+        options: the method's options.
+        outcomes: one a run, in order of the seeds.
+        trainable_backbone, trainable_head: parameters.
+        measured_steps: the fewest of any seed.
+        asked_steps: what the suite asked to measure.
+        stopped_by_time: ``short.max_seconds`` ended the timing pass of at least one seed.
+        outlier_steps: over all seeds.
+        first_step_slow: of at least one seed.
+        memory_ratio, step_ratio: to the row of full fine-tuning in the same table.
+        best: names of the fields in which this row is the table's best.
+        on_front: on the Pareto front of memory and accuracy; ``None`` where there is no front.
+        within_noise: the accuracy's interval overlaps that of the best one; false for the best itself.
+        warnings: of all runs, without repetition.
+    """
+
+    label: str
+    variant: str
+    method: str
+    options: Mapping[str, Any]
+    outcomes: tuple[Outcome, ...]
+    trainable_backbone: int | None
+    trainable_head: int | None
+    accuracy: Accuracy | None
+    peak_allocated_bytes: float | None
+    peak_reserved_bytes: float | None
+    step: Quartiles | None
+    forward: Quartiles | None
+    backward: Quartiles | None
+    clip: Quartiles | None
+    optimizer: Quartiles | None
+    samples_per_s: float | None
+    real_tokens_per_s: float | None
+    measured_steps: int | None
+    asked_steps: int
+    stopped_by_time: bool
+    outlier_steps: int
+    first_step_slow: bool
+    train_time_s: float | None
+    evaluation_time_s: float | None
+    epoch_time_s: float | None
+    checkpoint_bytes: float | None
+    memory_ratio: float | None = None
+    step_ratio: float | None = None
+    best: frozenset[str] = frozenset()
+    on_front: bool | None = None
+    within_noise: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of all runs, failed ones included."""
+        return tuple(outcome.seed for outcome in self.outcomes)
+
+    @property
+    def ok(self) -> int:
+        """How many runs have a complete result."""
+        return sum(outcome.status == "ok" for outcome in self.outcomes)
+
+    @property
+    def failures(self) -> tuple[Outcome, ...]:
+        """The runs without a complete result."""
+        return tuple(outcome for outcome in self.outcomes if outcome.status != "ok")
+
+    @property
+    def name(self) -> str:
+        """The label, with what tells it from another row of the same label."""
+        return f"{self.label} ({self.variant})" if self.variant else self.label
+
+
+def make_rows(records: Iterable[RunRecord]) -> list[Row]:
+    """One row for all runs that differ in nothing but the seed."""
+    by_work: dict[str, list[RunRecord]] = {}
+    for record in records:
+        work = record.spec.model_copy(update={"seed": 0}).run_id
+        by_work.setdefault(work, []).append(record)
+    rows = [_row(sorted(runs, key=lambda run: run.spec.seed)) for runs in by_work.values()]
+    variants = _variants([runs[0] for runs in by_work.values()])
+    return [replace(row, variant=variant) for row, variant in zip(rows, variants, strict=True)]
+
+
+def _variants(records: Sequence[RunRecord]) -> list[str]:
+    """What tells rows of the same label apart; empty for a label that occurs once."""
+    places: dict[str, list[int]] = {}
+    for place, record in enumerate(records):
+        places.setdefault(record.spec.method.label, []).append(place)
+    variants = [""] * len(records)
+    for namesakes in places.values():
+        if len(namesakes) == 1:
+            continue
+        settings = {place: _settings(records[place]) for place in namesakes}
+        keys = dict.fromkeys(key for own in settings.values() for key in own)
+        differing = [key for key in keys if len({own.get(key) for own in settings.values()}) > 1]
+        for place, own in settings.items():
+            variants[place] = ", ".join(f"{key}={own[key]}" for key in differing if key in own)
+    return variants
+
+
+def _settings(record: RunRecord) -> dict[str, str]:
+    """All that may differ between two rows of a table, flat, as text; the method's own options come first."""
+    spec = record.spec.model_dump(mode="json")
+    settings = {**spec["method"]["options"], "method": spec["method"]["name"]}
+    settings |= {key: spec["train"][key] for key in ("learning_rate", "weight_decay")}
+    for table in ("short", "train", "data", "model"):
+        settings |= {
+            f"{table}.{key}": value
+            for key, value in spec[table].items()
+            if key not in ("learning_rate", "weight_decay", "seeds")
+        }
+    return {
+        key: json.dumps(value) if isinstance(value, list | dict) else str(value)
+        for key, value in settings.items()
+    }
+
+
+def _row(runs: Sequence[RunRecord]) -> Row:
+    spec = runs[0].spec
+    counts = next((run.parameters for run in runs if run.parameters), None)
+    shorts = [figures for run in runs if (figures := short_figures(run.short))]
+    memories = [run.short.memory for run in runs if run.short and run.short.memory]
+    fulls = [run.full for run in runs if run.status == "ok" and run.full]
+    return Row(
+        label=spec.method.label,
+        variant="",
+        method=spec.method.name,
+        options=spec.method.options,
+        outcomes=tuple(
+            Outcome(run_id=run.run_id, seed=run.spec.seed, status=run.status, failure=run.failure)
+            for run in runs
+        ),
+        trainable_backbone=counts.trainable_backbone if counts else None,
+        trainable_head=counts.trainable_head if counts else None,
+        accuracy=_accuracy(runs),
+        peak_allocated_bytes=_middle(memory.peak_allocated_bytes for memory in memories),
+        peak_reserved_bytes=_middle(memory.peak_reserved_bytes for memory in memories),
+        step=_middle_quartiles(shorts, lambda short: short.step),
+        forward=_middle_quartiles(shorts, lambda short: short.forward),
+        backward=_middle_quartiles(shorts, lambda short: short.backward),
+        clip=_middle_quartiles(shorts, lambda short: short.clip),
+        optimizer=_middle_quartiles(shorts, lambda short: short.optimizer),
+        samples_per_s=_middle(short.samples_per_s for short in shorts),
+        real_tokens_per_s=_middle(short.real_tokens_per_s for short in shorts),
+        measured_steps=min((short.measured_steps for short in shorts), default=None),
+        asked_steps=spec.short.steps,
+        stopped_by_time=any(short.stopped_by_time for short in shorts),
+        outlier_steps=sum(short.outlier_steps for short in shorts),
+        first_step_slow=any(short.first_step_slow for short in shorts),
+        train_time_s=_middle(full.train_time_s for full in fulls),
+        evaluation_time_s=_middle(full.evaluation_time_s for full in fulls),
+        epoch_time_s=_middle(epoch_time_s(full) for full in fulls),
+        checkpoint_bytes=_middle(full.checkpoint_bytes for full in fulls),
+        warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
+    )
+
+
+def _middle(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _middle_quartiles(
+    shorts: Sequence[ShortFigures], part: Callable[[ShortFigures], Quartiles | None]
+) -> Quartiles | None:
+    parts = [found for short in shorts if (found := part(short)) is not None]
+    if not parts:
+        return None
+    return Quartiles(
+        q1=median([p.q1 for p in parts]),
+        median=median([p.median for p in parts]),
+        q3=median([p.q3 for p in parts]),
+    )
+
+
+def _accuracy(runs: Sequence[RunRecord]) -> Accuracy | None:
+    known = [(run.spec.seed, found) for run in runs if (found := accuracy_figures(run))]
+    if not known:
+        return None
+    value = sum(found.value for _, found in known) / len(known)
+    total = min(found.total for _, found in known)
+    return Accuracy(
+        value=value,
+        interval=wilson_interval(min(value * total, total), total),
+        total=total,
+        by_seed={seed: found.value for seed, found in known},
+    )
