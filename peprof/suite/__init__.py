@@ -1,0 +1,1 @@
+"""What to run: suites, their methods and their runs. Never imports torch."""

@@ -5,13 +5,35 @@ These types are shared by everything that runs or reads a suite. They never impo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Phase = Literal["short", "full"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@=,-]*$")]
+# Labels become parts of directory names, which most file systems limit to 255 bytes.
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@=,-]*$", max_length=120)]
+
+
+def none_word(value: object) -> object:
+    """``"none"`` -> ``None``: TOML has no null, and some limits have to be switched off by name."""
+    return None if value == "none" else value
+
+
+def frozen_value(value: Any) -> Any:
+    """Lists become tuples, all the way down: equal before and after a trip through JSON."""
+    if isinstance(value, list | tuple):
+        return tuple(frozen_value(item) for item in value)
+    if isinstance(value, dict):
+        return {key: frozen_value(item) for key, item in value.items()}
+    return value
+
+
+# NumPy's generators take no more than 32 bits, torch's take all of these.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+OptionalCount = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(none_word)]
+OptionalPositive = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(none_word)]
 
 
 class Part(BaseModel):
@@ -62,8 +84,8 @@ class DataConfig(Part):
     max_length: Annotated[int, Field(ge=4, le=1_000_000)] = 128
     train_split: str = "train"
     validation_split: str = "validation"
-    train_rows: Annotated[int, Field(ge=1)] | None = None
-    validation_rows: Annotated[int, Field(ge=1)] | None = None
+    train_rows: OptionalCount = None
+    validation_rows: OptionalCount = None
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -92,15 +114,15 @@ class TrainConfig(Part):
 
     batch_size: Annotated[int, Field(ge=1)] = 32
     epochs: Annotated[int, Field(ge=1)] = 3
-    max_steps: Annotated[int, Field(ge=1)] | None = None
+    max_steps: OptionalCount = None
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.06
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    evaluate_every_steps: Annotated[int, Field(ge=1)] | None = None
+    max_grad_norm: OptionalPositive = 1.0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    evaluate_every_steps: OptionalCount = None
     evaluation_batch_size: Annotated[int, Field(ge=1)] = 64
 
 
@@ -115,7 +137,7 @@ class ShortConfig(Part):
 
     warmup_steps: Annotated[int, Field(ge=1)] = 5
     steps: Annotated[int, Field(ge=3)] = 30
-    max_seconds: Annotated[float, Field(gt=0)] | None = 60.0
+    max_seconds: OptionalPositive = 60.0
 
 
 class LimitsConfig(Part):
@@ -125,7 +147,7 @@ class LimitsConfig(Part):
         run_seconds: a run that takes longer is stopped and recorded as ``timeout``; ``None``: no limit.
     """
 
-    run_seconds: Annotated[float, Field(gt=0)] | None = None
+    run_seconds: OptionalPositive = None
 
 
 class MethodConfig(Part):
@@ -145,22 +167,42 @@ class MethodConfig(Part):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
 
+    @field_validator("options")
+    @classmethod
+    def _frozen_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return {key: frozen_value(value) for key, value in options.items()}
 
-class Suite(Part):
-    """A whole suite.
+
+class SuiteHead(Part):
+    """What a suite says outside its tables.
 
     Args:
         name: names the folder of its results.
         description: one line for people.
-        phases: what is done with each method.
-        methods: at least one; labels are unique.
-        matrix: dotted key -> values; every combination is run.
-        offline: a nested table laid over the suite when the hub can't be reached and nothing is cached.
+        phases: what is done with each method; kept once each, ``short`` first.
     """
 
     name: Label
     description: str = ""
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = ("short", "full")
+
+    @field_validator("phases")
+    @classmethod
+    def _in_order(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        order: tuple[Phase, ...] = ("short", "full")
+        return tuple(phase for phase in order if phase in phases)
+
+
+class Suite(SuiteHead):
+    """A whole suite.
+
+    Args:
+        methods: at least one; labels are unique.
+        matrix: dotted key -> values; every combination is run.
+        offline: a nested table laid over the suite when the hub can't be reached and nothing is cached;
+            ``None`` where there is none, or where it has been laid over.
+    """
+
     model: ModelConfig
     data: DataConfig
     train: TrainConfig = TrainConfig()
@@ -169,3 +211,28 @@ class Suite(Part):
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
     matrix: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     offline: dict[str, Any] | None = None
+
+    @field_validator("matrix")
+    @classmethod
+    def _frozen_matrix(cls, matrix: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        return {key: frozen_value(values) for key, values in matrix.items()}
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Suite:
+        labels = [method.label for method in self.methods]
+        if len(labels) != len(set(labels)):
+            raise ValueError("two methods have one label")
+        return self
+
+
+def method_address(key: str, labels: Iterable[str]) -> tuple[str, str] | None:
+    """``methods.LABEL.option`` -> label and option; ``None`` where no method has that label.
+
+    >>> method_address("methods.lora-r8.rank", ["lora", "lora-r8"])
+    ('lora-r8', 'rank')
+    """
+    rest = key.removeprefix("methods.") if key.startswith("methods.") else ""
+    for label in sorted(labels, key=len, reverse=True):  # a label may contain dots
+        if rest.startswith(f"{label}.") and len(rest) > len(label) + 1:
+            return label, rest[len(label) + 1 :]
+    return None

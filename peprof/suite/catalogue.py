@@ -1,0 +1,263 @@
+"""The methods that are installed, and their options: known without importing any of them.
+
+A method is found by its name in the entry-point group ``peprof.methods``. Its options are read from its
+source, because importing it would import torch, which takes seconds before a misspelt key can be reported.
+
+Example:
+    >>> sorted(known_methods())  # doctest: +SKIP
+    ['bitfit', 'full', 'head', 'ia3', 'last_layers', 'lora', 'lst']
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, Union, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError
+
+from peprof.errors import Fault, UsageError
+from peprof.suite.describing import dotted, faults_of
+from peprof.suite.schema import frozen_value, none_word
+from peprof.suite.source_reading import SourceClass, SourceField, UnreadableError, read_class
+
+GROUP = "peprof.methods"
+RESERVED = ("name", "label", "learning_rate", "weight_decay")
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionEntry:
+    """One option of a method.
+
+    Args:
+        name: as a suite writes it.
+        annotation: its type, as the method's source writes it.
+        type: its type; ``Any`` where the source can't be read.
+        required: has no default.
+        default: used when a suite doesn't say; ``None`` too where ``default_known`` is ``False``.
+        default_known: whether the default could be read from the source.
+        meaning: from the method's docstring; empty where it doesn't say.
+    """
+
+    name: str
+    annotation: str
+    type: Any
+    required: bool
+    default: Any
+    default_known: bool
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodEntry:
+    """One installed method.
+
+    Args:
+        name: of the entry point; what a suite calls it.
+        value: ``module:Class``.
+        distribution: that brings it; ``None`` when unknown.
+        summary: the first line of its docstring.
+        options: in order of its constructor.
+        complete: whether ``options`` are all there are; ``False`` accepts further ones unchecked.
+        problem: why its source can't be read; a suite that uses it has a fault.
+    """
+
+    name: str
+    value: str
+    distribution: str | None
+    summary: str
+    options: tuple[OptionEntry, ...]
+    complete: bool
+    problem: str | None = None
+
+    def load(self) -> Any:
+        """Imports the method's module, torch included, and gives its class."""
+        return EntryPoint(name=self.name, value=self.value, group=GROUP).load()
+
+    def construct(self, options: Mapping[str, Any]) -> Any:
+        """Imports the method and constructs it.
+
+        Args:
+            options: as a run has them; arrays may be lists, as they are after a trip through JSON.
+
+        Raises:
+            UsageError: an option is unknown or of the wrong type.
+        """
+        checked, faults = self.check(options, prefix=self.name)
+        if faults:
+            raise UsageError("\n".join(str(fault) for fault in faults))
+        return self.load()(**checked)
+
+    def check(self, options: Mapping[str, Any], *, prefix: str) -> tuple[dict[str, Any], list[Fault]]:
+        """Checks options strictly and fills in the defaults.
+
+        Args:
+            options: from a suite.
+            prefix: dotted key of the method's table, for the faults.
+
+        Returns:
+            The options (arrays as tuples, integers as numbers where a number is wanted), and the faults.
+        """
+        if self.problem:
+            return {}, [Fault(key=prefix, problem=f"method '{self.name}' can't be used: {self.problem}")]
+        model = self._model()
+        try:
+            # Through JSON, where an array may become a tuple even under strict rules.
+            checked = model.model_validate_json(json.dumps(dict(options), default=str))
+        except ValidationError as error:
+            texts = {
+                option.name: f"{option.annotation}, as the method says"
+                for option in self.options
+                if option.type is Any
+            }
+            return {}, faults_of(error, model, prefix=prefix, texts=texts)
+        values = {
+            **(checked.model_extra or {}),
+            **{
+                field.alias or name: getattr(checked, name)
+                for name, field in type(checked).model_fields.items()
+                if name in checked.model_fields_set or field.default is not _UNKNOWN
+            },
+        }
+        return {name: frozen_value(value) for name, value in values.items()}, []
+
+    def _model(self) -> type[BaseModel]:
+        # Internal names: an option may be called as something that pydantic keeps for itself.
+        fields: dict[str, Any] = {
+            f"option_{index}": (
+                _with_none_word(option.type),
+                Field(... if option.required else option.default, alias=option.name)
+                if option.required or option.default_known
+                else Field(_UNKNOWN, alias=option.name),
+            )
+            for index, option in enumerate(self.options)
+        }
+        config = _STRICT if self.complete else ConfigDict(**{**_STRICT, "extra": "allow"})
+        return create_model(f"Options of {self.name}", __config__=config, **fields)
+
+
+_UNKNOWN = object()  # stands for a default that only running code can tell
+
+
+def known_methods() -> dict[str, MethodEntry]:
+    """All installed methods by name, in alphabetical order; none of their modules is imported.
+
+    Raises:
+        UsageError: none is installed, or two distributions bring different ones under one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        other = found.setdefault(point.name, point)
+        if (other.value, _distribution(other)) != (point.value, _distribution(point)):
+            raise UsageError(
+                f"two methods are called '{point.name}': {_origin(other)} and {_origin(point)}",
+                hint="Uninstall one of the two, or rename its entry point.",
+            )
+    if not found:
+        raise UsageError(
+            "no methods are installed: peprof is imported from a folder without being installed",
+            hint="Install it: pip install -e . (in the checkout).",
+        )
+    packages = frozenset(point.module.split(".")[0] for point in found.values())
+    return {name: _entry(found[name], packages) for name in sorted(found)}
+
+
+def _distribution(point: EntryPoint) -> str | None:
+    return point.dist.name if point.dist is not None else None
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.value} (from {_distribution(point) or 'an unknown distribution'})"
+
+
+def _entry(point: EntryPoint, packages: frozenset[str]) -> MethodEntry:
+    source, problem = None, None
+    try:
+        source = read_class(point.module, point.attr, packages=packages)
+    except UnreadableError as error:
+        problem = f"{_origin(point)}: {error}"
+    options = _options(source) if source else ()
+    clash = sorted({option.name for option in options} & set(RESERVED))
+    if clash:
+        problem = f"{_origin(point)}: its options may not be called {', '.join(clash)}"
+    return MethodEntry(
+        name=point.name,
+        value=point.value,
+        distribution=_distribution(point),
+        summary=source.docstring.split("\n", 1)[0].strip() if source else "",
+        options=options,
+        complete=source.complete if source else True,
+        problem=problem,
+    )
+
+
+def _options(source: SourceClass) -> tuple[OptionEntry, ...]:
+    meanings: dict[str, str] = {}
+    for docstring in reversed((source.docstring, *source.inherited_docstrings)):
+        meanings |= option_meanings(docstring)
+    return tuple(_option(item, meanings.get(item.name, "")) for item in source.fields)
+
+
+def _option(item: SourceField, meaning: str) -> OptionEntry:
+    type_, default, known = item.annotation, item.default, item.default_known
+    try:
+        adapter = TypeAdapter(type_, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    except PydanticSchemaGenerationError:
+        type_, adapter = Any, TypeAdapter(Any)
+    if known:
+        try:  # `alpha: float = 16` means 16.0, as a suite that says 16.0 does
+            default = adapter.validate_python(default)
+        except ValidationError:
+            known = True  # a default needs no leave: None beside `int` is common
+    return OptionEntry(
+        name=item.name,
+        annotation=item.annotation_text,
+        type=type_,
+        required=item.required,
+        default=frozen_value(default),
+        default_known=known,
+        meaning=meaning,
+    )
+
+
+def _with_none_word(annotation: Any) -> Any:
+    """Lets ``"none"`` stand for ``None`` where that is allowed and no string is."""
+    members = get_args(annotation)
+    if type(None) in members and all(member in (type(None), int, float, bool) for member in members):
+        return Annotated[Union[members], BeforeValidator(none_word)]  # noqa: UP007
+    return annotation
+
+
+def option_meanings(docstring: str) -> dict[str, str]:
+    """The ``Args:`` (or ``Attributes:``) section of a Google-style docstring: name -> meaning in one line."""
+    meanings: dict[str, str] = {}
+    names: list[str] = []
+    margin: int | None = None
+    inside = False
+    for line in docstring.splitlines():
+        text = line.strip()
+        indent = len(line) - len(line.lstrip())
+        if not inside or (text and indent == 0):
+            inside = text in ("Args:", "Attributes:")
+            margin, names = None, []
+            continue
+        if not text:
+            continue
+        margin = indent if margin is None else margin
+        entry = re.match(r"([\w*, ]+?)\s*(?:\(.*?\))?:\s*(.*)$", text)
+        if indent == margin and entry:
+            names = [name.strip(" *") for name in entry[1].split(",")]
+            meanings |= dict.fromkeys(names, entry[2])
+        else:
+            meanings |= {name: f"{meanings[name]} {text}".strip() for name in names}
+    return meanings
+
+
+def method_prefix(index: int, label: object) -> str:
+    """How faults call a method's table: ``methods[2] (lora)``; counted from 0."""
+    return dotted("", f"methods[{index}]") if not isinstance(label, str) else f"methods[{index}] ({label})"

@@ -1,0 +1,280 @@
+"""A suite's raw tables -> a ``Suite``, or all their faults at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from peprof.errors import Fault
+from peprof.suite.catalogue import RESERVED, MethodEntry, method_prefix
+from peprof.suite.describing import dotted, faults_of, nearest, one_of, show
+from peprof.suite.local_paths import data_directory, model_directory
+from peprof.suite.overriding import (
+    SECTION_KEYS,
+    SECTIONS,
+    Tree,
+    labels_of,
+    leaves,
+)
+from peprof.suite.schema import MethodConfig, Part, Suite, SuiteHead, method_address
+
+_Part = TypeVar("_Part", bound=Part)
+_MATRIX_SECTIONS = ("model", "data", "train", "short")
+_TABLES = (*SECTIONS, "methods", "matrix", "offline")
+_REQUIRED = {"model": "a table [model] with the backbone's name", "data": "a table [data] with name or path"}
+# The least that makes a section whole, so that a single value of it can be checked alone.
+_LEAST = {"model": {"name": "peprof/tiny"}, "data": {"name": "peprof/reviews"}}
+_METHOD_FIELDS = ("learning_rate", "weight_decay")
+
+
+@dataclass(kw_only=True)
+class Checker:
+    """Checks one suite's raw tables, collecting faults.
+
+    Args:
+        methods: the installed methods.
+        roots: where relative paths begin, in order.
+    """
+
+    methods: Mapping[str, MethodEntry]
+    roots: Sequence[Path]
+    faults: list[Fault] = field(default_factory=list)
+
+    def check(self, tree: Tree) -> Suite | None:
+        """The suite without its overlay; ``None`` where there are faults (see ``faults``)."""
+        head = self._head(tree)
+        sections = {name: self._section(name, tree) for name in SECTIONS}
+        methods = self._methods(tree.get("methods"))
+        matrix = self._matrix(tree)
+        if self.faults or head is None:
+            return None
+        parts = {name: part for name, part in sections.items() if part is not None}
+        return Suite.model_validate({**dict(head), **parts, "methods": tuple(methods), "matrix": matrix})
+
+    def _head(self, tree: Tree) -> SuiteHead | None:
+        elsewhere = {key.partition(".")[2]: key for key in SECTION_KEYS}
+        for key, found in tree.items():
+            if key not in _TABLES and key not in SuiteHead.model_fields:
+                known = (*SuiteHead.model_fields, *_TABLES)
+                kind = "table" if isinstance(found, dict) else "key"
+                self.faults.append(
+                    Fault(
+                        key=dotted("", key),
+                        problem=f"unknown {kind}",
+                        expected=one_of(known),
+                        suggestion=elsewhere.get(key) or nearest(key, known),
+                    )
+                )
+        return self._part(SuiteHead, {key: tree[key] for key in SuiteHead.model_fields if key in tree}, "")
+
+    def _section(self, name: str, tree: Tree) -> Part | None:
+        table = tree.get(name)
+        if table is None:
+            if name in _REQUIRED:
+                self.faults.append(Fault(key=name, problem="is missing", expected=_REQUIRED[name]))
+            return None
+        if not isinstance(table, dict):
+            self.faults.append(Fault(key=name, problem=f"found {show(table)}", expected=f"a table [{name}]"))
+            return None
+        table = self._with_absolute_paths(name, table)
+        return self._part(SECTIONS[name], table, name, elsewhere=_keys_of_other_sections(name))
+
+    def _part(
+        self, model: type[_Part], table: Mapping[str, Any], prefix: str, **words: Mapping[str, str]
+    ) -> _Part | None:
+        try:
+            # Through JSON, where an array may become a tuple even under strict rules.
+            return model.model_validate_json(json.dumps(dict(table), default=str))
+        except ValidationError as error:
+            self.faults += faults_of(error, model, prefix=prefix, **words)
+            return None
+
+    def _with_absolute_paths(self, section: str, table: Mapping[str, Any]) -> dict[str, Any]:
+        table = dict(table)
+        if section == "model" and isinstance(table.get("name"), str):
+            table["name"], faults = model_directory(table["name"], roots=self.roots, key="model.name")
+            self.faults += faults
+        if section == "data" and isinstance(table.get("path"), str):
+            splits = [table.get("train_split", "train"), table.get("validation_split", "validation")]
+            names = [split for split in splits if isinstance(split, str)]
+            table["path"], faults = data_directory(
+                table["path"], splits=names, roots=self.roots, key="data.path"
+            )
+            self.faults += faults
+        return table
+
+    def _methods(self, tables: object) -> list[MethodConfig]:
+        expected = "at least one [[methods]] table with a name"
+        if tables is None or tables == []:
+            self.faults.append(
+                Fault(
+                    key="methods", problem="is missing" if tables is None else "is empty", expected=expected
+                )
+            )
+            return []
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            brackets = " (with double brackets)" if isinstance(tables, dict) else ""
+            self.faults.append(
+                Fault(
+                    key="methods", problem=f"found {show(tables)}", expected=f"[[methods]] tables{brackets}"
+                )
+            )
+            return []
+        configs = [self._method(index, table) for index, table in enumerate(tables)]
+        first: dict[str, int] = {}
+        for index, table in enumerate(tables):
+            label = table.get("label", table.get("name"))
+            if isinstance(label, str) and first.setdefault(label, index) != index:
+                self.faults.append(
+                    Fault(
+                        key=method_prefix(index, label),
+                        problem=f"a second method with the label '{label}', after methods[{first[label]}]",
+                        expected=f'labels that differ: give one a label, like label = "{label}-2"',
+                    )
+                )
+        return [config for config in configs if config is not None]
+
+    def _method(self, index: int, table: Mapping[str, Any]) -> MethodConfig | None:
+        prefix = method_prefix(index, table.get("label", table.get("name")))
+        own = {key: value for key, value in table.items() if key in RESERVED}
+        options = {key: value for key, value in table.items() if key not in RESERVED}
+        name = own.get("name")
+        if "name" in own and "label" not in own:
+            own["label"] = name if isinstance(name, str) and name in self.methods else "unnamed"
+        elif "name" not in own:
+            own.setdefault("label", "unnamed")
+        entry = self.methods.get(name) if isinstance(name, str) else None
+        if entry is not None:
+            options, faults = entry.check(options, prefix=prefix)
+            self.faults += faults
+        elif isinstance(name, str):
+            self.faults.append(
+                Fault(
+                    key=f"{prefix}.name",
+                    problem=f"there is no method '{name}'",
+                    expected=one_of(self.methods),
+                    suggestion=nearest(name, self.methods),
+                )
+            )
+        return self._part(
+            MethodConfig, {**own, "options": options}, prefix, texts={"name": one_of(self.methods)}
+        )
+
+    def _matrix(self, tree: Tree) -> dict[str, tuple[Any, ...]]:
+        table = tree.get("matrix", {})
+        if not isinstance(table, dict):
+            self.faults.append(
+                Fault(key="matrix", problem=f"found {show(table)}", expected="a table [matrix]")
+            )
+            return {}
+        axes = {}
+        for key, values in leaves(table):
+            right = isinstance(values, list) and values
+            before = len(self.faults)
+            if key.startswith("methods."):
+                axes[key] = self._method_axis(key, values if right else [], tree)
+            else:
+                axes[key] = self._section_axis(key, values if right else [])
+            if not right and len(self.faults) == before:
+                self.faults.append(
+                    Fault(
+                        key=f"matrix.{key}",
+                        problem=f"found {show(values)}",
+                        expected="a list of one or more values",
+                    )
+                )
+        if {"data.name", "data.path"} <= axes.keys():
+            self.faults.append(
+                Fault(
+                    key="matrix.data.path",
+                    problem="stands beside matrix.data.name",
+                    expected="one of the two",
+                )
+            )
+        return axes
+
+    def _section_axis(self, key: str, values: Sequence[Any]) -> tuple[Any, ...]:
+        section, _, name = key.partition(".")
+        allowed = [item for item in SECTION_KEYS if item.partition(".")[0] in _MATRIX_SECTIONS]
+        allowed.remove("train.seeds")
+        if key not in allowed:
+            known_section = section in _MATRIX_SECTIONS and name
+            words = [item for item in allowed if item.startswith(f"{section}.")] if known_section else []
+            general = one_of([*(f"{item}.KEY" for item in _MATRIX_SECTIONS), "methods.LABEL.OPTION"])
+            seeds = "all seeds in train.seeds itself" if key == "train.seeds" else None
+            same_name = next((item for item in allowed if item.endswith(f".{name or key}")), None)
+            self.faults.append(
+                Fault(
+                    key=f"matrix.{key}",
+                    problem="can't be varied here" if seeds or key in SECTION_KEYS else "unknown key",
+                    expected=seeds or (one_of(words) if words else general),
+                    suggestion=None if seeds else same_name or nearest(key, allowed),
+                )
+            )
+            return ()
+        found = []
+        for index, value in enumerate(values):
+            table = {**_LEAST.get(section, {}), name: value}
+            if key == "data.path":
+                del table["name"]
+            checker = Checker(methods=self.methods, roots=self.roots)
+            part = checker._section(section, {section: table})
+            self._adopt(checker.faults, key, f"matrix.{key}[{index}]")
+            found.append(getattr(part, name) if part is not None else None)
+        return tuple(found)
+
+    def _method_axis(self, key: str, values: Sequence[Any], tree: Tree) -> tuple[Any, ...]:
+        labels = labels_of(tree)
+        address = method_address(key, labels)
+        if address is None or address[1] in ("name", "label"):
+            word = key.removeprefix("methods.").partition(".")[0]
+            self.faults.append(
+                Fault(
+                    key=f"matrix.{key}",
+                    problem="addresses no method" if address is None else "can't be varied",
+                    expected="methods.LABEL.OPTION" + (f" with LABEL {one_of(labels)}" if labels else ""),
+                    suggestion=nearest(word, labels) if address is None else None,
+                )
+            )
+            return ()
+        label, option = address
+        table = tree["methods"][labels[label]]
+        found = []
+        for index, value in enumerate(values):
+            checker = Checker(methods=self.methods, roots=self.roots)
+            config = checker._method(labels[label], {**table, option: value})
+            prefix = f"{method_prefix(labels[label], table.get('label', table.get('name')))}.{option}"
+            self._adopt(checker.faults, prefix, f"matrix.{key}[{index}]")
+            if config is not None:
+                found.append(
+                    getattr(config, option) if option in _METHOD_FIELDS else config.options.get(option)
+                )
+        return tuple(found)
+
+    def _adopt(self, faults: Sequence[Fault], key: str, new_key: str) -> None:
+        """Takes over the faults of one value, under the key where it stands in the matrix."""
+        self.faults += [renamed(fault, key, new_key) for fault in faults if concerns(fault, key)]
+
+
+def _keys_of_other_sections(section: str) -> dict[str, str]:
+    return {key.partition(".")[2]: key for key in SECTION_KEYS if not key.startswith(f"{section}.")}
+
+
+def concerns(fault: Fault, key: str) -> bool:
+    """Whether a fault is about a key or something within its value."""
+    return fault.key == key or fault.key.startswith((f"{key}[", f"{key}."))
+
+
+def renamed(fault: Fault, key: str, new_key: str) -> Fault:
+    """The fault with the beginning of its key replaced."""
+    return Fault(
+        key=new_key + fault.key.removeprefix(key),
+        problem=fault.problem,
+        expected=fault.expected,
+        suggestion=fault.suggestion,
+    )
