@@ -1,0 +1,1 @@
+"""Measures any training step; knows nothing of suites, tasks or methods."""

@@ -1,0 +1,40 @@
+"""Running out of memory looks different everywhere; here it becomes one thing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_CUDA = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMGT]iB)")
+_CPU = re.compile(r"you tried to allocate (\d+) bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfMemory:
+    """Memory ran out.
+
+    Args:
+        requested_bytes: what was asked for (rounded to the message's two decimals on CUDA); ``None`` if the
+            error doesn't say.
+    """
+
+    requested_bytes: int | None
+
+
+def as_out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """What an error says about memory that ran out; ``None`` if it is about something else."""
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        found = _CUDA.search(text)
+        return OutOfMemory(
+            requested_bytes=round(float(found[1]) * _UNITS[found[2]]) if found is not None else None
+        )
+    if isinstance(error, MemoryError):
+        return OutOfMemory(requested_bytes=None)
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text:
+        found = _CPU.search(text)
+        return OutOfMemory(requested_bytes=int(found[1]) if found is not None else None)
+    return None

@@ -1,0 +1,129 @@
+"""The CUDA code on a stand-in; ``test_cuda_gpu.py`` has what needs a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from peprof.devices.cuda import AllocatorMeter, CudaDevice, EventClock
+from tests.devices.fake_cuda import FakeCuda
+
+
+def run_step(clock: EventClock, cuda: FakeCuda, times_ms: dict[str, float]) -> None:
+    for phase, duration in times_ms.items():
+        clock.mark(phase)
+        cuda.now_ms += duration
+    clock.mark(None)
+    cuda.now_ms += 1000.0  # between steps: belongs to no step
+
+
+def test_each_phase_has_the_time_between_its_events() -> None:
+    cuda = FakeCuda()
+    clock = EventClock(cuda)
+    run_step(clock, cuda, {"forward": 10.0, "backward": 20.0, "clip": 0.5, "optimizer": 4.0})
+    run_step(clock, cuda, {"forward": 11.0, "backward": 21.0, "clip": 0.5, "optimizer": 5.0})
+    assert cuda.synchronisations == 0, "marking must not wait for the device"
+
+    first, second = clock.drain()
+
+    assert cuda.synchronisations == 1
+    assert first.phases_s == pytest.approx(
+        {"forward": 0.010, "backward": 0.020, "clip": 0.0005, "optimizer": 0.004}
+    )
+    assert first.total_s == pytest.approx(0.0345)
+    assert second.total_s == pytest.approx(0.0375)
+
+
+def test_events_are_reused_so_that_a_long_training_does_not_pile_them_up() -> None:
+    cuda = FakeCuda()
+    clock = EventClock(cuda)
+    for _ in range(100):
+        run_step(clock, cuda, {"forward": 1.0, "backward": 2.0, "optimizer": 3.0})
+        assert [step.total_s for step in clock.drain()] == pytest.approx([0.006])
+    assert cuda.events_made == 4
+
+
+def test_a_step_that_has_not_ended_waits_for_the_next_drain() -> None:
+    cuda = FakeCuda()
+    clock = EventClock(cuda)
+    clock.mark("forward")
+    cuda.now_ms += 7.0
+    assert clock.drain() == []
+    clock.mark(None)
+    assert [step.total_s for step in clock.drain()] == pytest.approx([0.007])
+
+
+def test_a_phase_entered_twice_is_summed() -> None:
+    cuda = FakeCuda()
+    clock = EventClock(cuda)
+    for phase, duration in (("forward", 1.0), ("backward", 2.0), ("forward", 3.0), ("backward", 4.0)):
+        clock.mark(phase)
+        cuda.now_ms += duration
+    clock.mark(None)
+    (step,) = clock.drain()
+    assert step.phases_s == pytest.approx({"forward": 0.004, "backward": 0.006})
+
+
+def test_the_allocators_peaks_are_read_and_reset_at_each_phase() -> None:
+    cuda = FakeCuda()
+    cuda.allocate(1000)
+    cuda.allocate(500)
+    cuda.allocate(-500)  # an old peak, which must not count
+    with AllocatorMeter(cuda, torch.device("cuda", 0)) as meter:
+        meter.mark("forward")
+        cuda.allocate(200)
+        meter.mark("backward")
+        cuda.allocate(100)
+        cuda.allocate(-300)
+        meter.mark("optimizer")
+        cuda.allocate(50)
+        cuda.allocate(-50)
+        meter.mark(None)
+    found = meter.result()
+    assert found.start_bytes == 1000
+    assert [(p.phase, p.peak_bytes, p.end_bytes) for p in found.phases] == [
+        ("forward", 1200, 1200),
+        ("backward", 1300, 1000),
+        ("optimizer", 1050, 1000),
+    ]
+    assert found.peak_bytes == 1300
+    assert found.peak_reserved_bytes == 1500
+    assert found.source == "cuda_allocator"
+
+
+def test_the_device_is_known_by_its_uuid() -> None:
+    facts = CudaDevice(0, cuda=FakeCuda()).facts()
+    assert (facts.name, facts.uuid, facts.kind) == ("NVIDIA Fake 100", "GPU-1234", "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_peak_is_the_allocators_own() -> None:
+    device = CudaDevice(0)
+    with device.memory_meter([]) as meter:
+        meter.mark("forward")
+        block = torch.empty(8 * 2**20, dtype=torch.uint8, device="cuda")
+        del block
+        meter.mark(None)
+    found = meter.result()
+    assert found.peak_bytes - found.start_bytes == 8 * 2**20
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_events_agree_with_the_wall_clock() -> None:
+    import time
+
+    device = CudaDevice(0)
+    clock = device.clock()
+    a = torch.randn(4096, 4096, device="cuda")
+    torch.mm(a, a)
+    device.synchronize()
+    begin = time.perf_counter()
+    clock.mark("forward")
+    for _ in range(50):
+        torch.mm(a, a)
+    clock.mark(None)
+    (step,) = clock.drain()
+    wall_s = time.perf_counter() - begin
+    assert 0.8 * wall_s < step.total_s <= wall_s
