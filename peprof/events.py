@@ -15,6 +15,7 @@ class Progress:
         total: steps of this phase, if known.
         loss: the latest known training loss.
         seconds_left: of this phase, if it can be told.
+        run_id: of the run it comes from; ``None`` while runs are being prepared.
     """
 
     phase: str
@@ -22,3 +23,4 @@ class Progress:
     total: int | None = None
     loss: float | None = None
     seconds_left: float | None = None
+    run_id: str | None = None

@@ -64,19 +64,20 @@ class ParameterCounts(Piece):
 
 
 class StepTimes(Piece):
-    """Seconds of each measured step, in order; all tuples have the same length.
+    """Seconds of each measured step, in order, on ``clock``; all tuples have the same length.
 
     Args:
         clock: ``perf_counter`` (host time) or ``cuda_events`` (device time).
-        step_s: wall seconds of the whole step.
-        forward_s, backward_s, clip_s, optimizer_s: seconds by phase, on ``clock``.
+        step_s: of the whole step.
+        forward_s, backward_s, optimizer_s: by phase.
+        clip_s: of clipping the gradient; ``None`` when it isn't clipped.
     """
 
     clock: Literal["perf_counter", "cuda_events"]
     step_s: tuple[float, ...]
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
-    clip_s: tuple[float, ...]
+    clip_s: tuple[float, ...] | None
     optimizer_s: tuple[float, ...]
 
 

@@ -1,0 +1,1 @@
+"""Runs suites: each run in a fresh process, and its record written whatever happens to it."""

@@ -1,0 +1,1 @@
+"""Makes a run trainable: backbone, data, optimizer, the loop."""

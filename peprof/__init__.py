@@ -1,0 +1,42 @@
+"""Memory, latency, energy and accuracy of parameter-efficient fine-tuning methods, measured and compared.
+
+The public names are imported on first use, so that ``import peprof`` costs nothing and never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from peprof.profiler.latency import measure_latency as measure_latency
+    from peprof.profiler.memory import measure_memory as measure_memory
+    from peprof.results.frame import load_results as load_results
+    from peprof.results.record import RunRecord as RunRecord
+    from peprof.results.store import ResultStore as ResultStore
+    from peprof.running.runner import run_suite as run_suite
+    from peprof.suite.loading import load_suite as load_suite
+
+_HOMES = {
+    "measure_latency": "peprof.profiler.latency",
+    "measure_memory": "peprof.profiler.memory",
+    "load_results": "peprof.results.frame",
+    "RunRecord": "peprof.results.record",
+    "ResultStore": "peprof.results.store",
+    "run_suite": "peprof.running.runner",
+    "load_suite": "peprof.suite.loading",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peprof' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

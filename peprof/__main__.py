@@ -1,0 +1,6 @@
+"""``python -m peprof``."""
+
+from peprof.cli import main
+
+if __name__ == "__main__":
+    main()

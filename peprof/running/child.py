@@ -1,0 +1,83 @@
+"""A child process from its first line to its last."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from peprof.errors import PeprofError
+from peprof.events import Progress
+from peprof.running.tasks import Raised, Result, Task
+
+SECONDS_BETWEEN_EVENTS = 0.5
+"""Signs of life are rarer than steps: each costs the parent a redraw, on processors that are being timed."""
+
+
+class Speaker:
+    """Sends progress to the parent, at most one event in ``SECONDS_BETWEEN_EVENTS`` for the same phase."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._last_s = float("-inf")
+        self._phase = ""
+
+    def __call__(self, event: Progress) -> None:
+        """Sends the event, or drops it when one was sent a moment ago."""
+        now = time.monotonic()
+        if event.phase == self._phase and now - self._last_s < SECONDS_BETWEEN_EVENTS:
+            return
+        self._last_s, self._phase = now, event.phase
+        self._connection.send(event)
+
+
+def child_main(task: Task, connection: Connection, log_path: str) -> None:
+    """Runs a task and answers over ``connection``; whatever libraries print goes to the log.
+
+    An exception that is not peprof's own ends the process with a traceback in the log: the parent reads both.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with_parent()
+    _redirect_output(Path(log_path))
+    try:
+        try:
+            answer: Result | Raised = Result(task.run(Speaker(connection)))
+        except PeprofError as error:
+            answer = Raised(error)
+        connection.send(answer)
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(1)  # the parent is gone: nobody is left to tell
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with suppress(OSError):
+        connection.close()
+
+
+def _die_with_parent() -> None:
+    """Ends this process as soon as the parent is gone, however that died: no child is left running."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="peprof-parent-watch", daemon=True).start()
+
+
+def _redirect_output(path: Path) -> None:
+    """Sends the process's output, that of C libraries included, to a file beside the run's record."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

@@ -1,0 +1,32 @@
+"""Where a run is measured: what must be known before two results may be compared."""
+
+from __future__ import annotations
+
+import platform
+import socket
+
+import torch
+import transformers
+
+import peprof
+from peprof.devices import Device
+from peprof.results.record import Environment
+
+
+def describe_environment(device: Device) -> Environment:
+    """The machine, the device and the versions, as they are now."""
+    facts = device.facts()
+    return Environment(
+        peprof=peprof.__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        platform=platform.platform(),
+        hostname=socket.gethostname(),
+        device=facts.kind,
+        device_name=facts.name,
+        device_uuid=facts.uuid,
+        driver=facts.driver,
+        cuda=facts.cuda,
+        threads=torch.get_num_threads(),
+    )

@@ -1,0 +1,112 @@
+"""What is sent to a child process and what comes back. Light: the parent imports it, so no torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from peprof.errors import PeprofError
+from peprof.events import Progress
+from peprof.results.record import RunRecord, TrainingHistory
+from peprof.suite.loading import LoadedSuite
+from peprof.suite.planning import RunSpec
+
+
+class Say(Protocol):
+    """How a task tells its parent how far it is."""
+
+    def __call__(self, event: Progress) -> None:
+        """Sends a sign of life, unless one was sent a moment ago."""
+
+
+class Task(Protocol):
+    """Work for one fresh process; pickled on its way there, its result on the way back."""
+
+    def run(self, say: Say) -> Any:
+        """Does the work, in the child. May raise ``PeprofError``, which reaches the parent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What was found out before the first run.
+
+    Args:
+        device: resolved: ``cpu``, ``cuda`` or ``cuda:N``.
+        slots: one name of a device for each run that may go on at a time.
+        offline_reason: why the suite's ``[offline]`` overlay applies; ``None`` when it doesn't.
+    """
+
+    device: str
+    slots: tuple[str, ...]
+    offline_reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareTask:
+    """Checks all that can be known before the first run: device, sources, data, options.
+
+    Args:
+        loaded: the suite and its offline variant.
+        device: as the user named it, ``auto`` included.
+        warm_caches: also pre-train the embedded model if a run needs it.
+    """
+
+    loaded: LoadedSuite
+    device: str
+    warm_caches: bool
+
+    def run(self, say: Say) -> Prepared:
+        """Prepares. Raises ``PeprofError`` with all that is wrong."""
+        from peprof.running.preparing import prepare
+
+        return prepare(self.loaded, device=self.device, warm_caches=self.warm_caches, say=say)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A run's record and, when it trained fully, its history."""
+
+    record: RunRecord
+    history: TrainingHistory | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTask:
+    """One run.
+
+    Args:
+        spec: what to do.
+        device: the slot's device.
+        source: the suite's file, for messages.
+        attempt: 1 for the first try.
+    """
+
+    spec: RunSpec
+    device: str
+    source: str
+    attempt: int
+
+    def run(self, say: Say) -> RunResult:
+        """Runs it; what goes wrong becomes part of the record."""
+        from peprof.running.worker import run
+
+        return run(self.spec, device_name=self.device, source=self.source, attempt=self.attempt, say=say)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A task's result, on its way to the parent."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An error that a task raised, on its way to the parent."""
+
+    error: PeprofError
+
+
+Message = Progress | Result | Raised
+Channel = Connection

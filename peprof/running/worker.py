@@ -1,0 +1,211 @@
+"""One run, in a child process: RunSpec in, RunRecord out. Whatever goes wrong becomes part of the record."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+import traceback
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+
+from peprof.devices import Device, as_out_of_memory, open_device
+from peprof.errors import PeprofError
+from peprof.events import Progress
+from peprof.results.record import (
+    Failure,
+    FullResult,
+    ModelFacts,
+    ParameterCounts,
+    RunRecord,
+    ShortResult,
+    Status,
+    TrainingHistory,
+)
+from peprof.running.environment import describe_environment
+from peprof.running.full_phase import run_full_phase
+from peprof.running.methods import apply_method, make_method
+from peprof.running.short_phase import run_short_phase
+from peprof.running.tasks import RunResult, Say
+from peprof.suite.planning import RunSpec
+from peprof.training.backbone import load_backbone
+from peprof.training.data import ClassificationData, EncodedSplit, load_data
+from peprof.training.optimizers import HasParameterGroups, default_groups, make_optimizer, make_schedule
+from peprof.training.sources import go_offline
+from peprof.training.step import ClassifierStep
+from peprof.training.trainer import DivergedError, planned_steps
+
+
+@dataclass(kw_only=True)
+class _Findings:
+    """What a run has found so far; filled as it goes, so that a failure keeps what came before it."""
+
+    parts: dict[str, Any] = field(default_factory=dict)
+    history: TrainingHistory | None = None
+    phase: str = "setup"
+
+
+def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say) -> RunResult:
+    """Does one run on a device.
+
+    Args:
+        spec: what to do.
+        device_name: ``cpu`` or ``cuda:N``.
+        source: the suite's file, for messages.
+        attempt: 1 for the first try.
+        say: told how far it is.
+
+    Returns:
+        The record, whatever happened, and the training's history.
+    """
+    begin, started_at = time.perf_counter(), _now()
+    found = _Findings()
+
+    def heard(event: Progress) -> None:
+        found.phase = event.phase
+        say(event)
+
+    status: Status = "ok"
+    failure: Failure | None = None
+    try:
+        _run(spec, device_name, source, found, heard, begin)
+    except Exception as error:  # noqa: BLE001 -- the border of the process: any failure becomes a row
+        status, failure = _explain(error, found.phase)
+    record = RunRecord(
+        run_id=spec.run_id,
+        spec=spec,
+        status=status,
+        failure=failure,
+        started_at=started_at,
+        finished_at=_now(),
+        total_time_s=time.perf_counter() - begin,
+        attempt=attempt,
+        **found.parts,
+    )
+    return RunResult(record=record, history=found.history)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Say, begin: float) -> None:
+    go_offline()  # what is needed was fetched before; nothing may touch the network while being measured
+    say(Progress(phase="setup"))
+    device = open_device(device_name)
+    found.parts["environment"] = describe_environment(device)
+    data = load_data(spec.data, source=source)
+    found.parts["data"] = data.facts
+    subject = _Subject(spec, device, data, source)
+    built = subject.build()
+    found.parts |= {"parameters": built.counts, "model": built.facts}
+    found.parts["setup_time_s"] = time.perf_counter() - begin
+
+    if "short" in spec.phases:
+        short: ShortResult = run_short_phase(spec, built.step, built.train, device, say)
+        found.parts["short"] = short
+        if "full" in spec.phases:
+            # The short phase has trained: start again from the same seed. The old model must go first.
+            del built
+            gc.collect()
+            if device.kind == "cuda":
+                torch.cuda.empty_cache()
+            built = subject.build()
+    if "full" in spec.phases:
+        full: FullResult
+        full, found.history = run_full_phase(
+            spec, built.step, built.train, built.validation, built.method, device, say
+        )
+        found.parts["full"] = full
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    """A method applied to a backbone, ready to train."""
+
+    step: ClassifierStep
+    method: Any
+    train: EncodedSplit
+    validation: EncodedSplit
+    counts: ParameterCounts
+    facts: ModelFacts
+
+
+class _Subject:
+    """Builds what is measured, each time the same from the same seed."""
+
+    def __init__(self, spec: RunSpec, device: Device, data: ClassificationData, source: str) -> None:
+        self._spec, self._device, self._data, self._source = spec, device, data, source
+        self._encoded: tuple[EncodedSplit, EncodedSplit] | None = None
+
+    def build(self) -> _Built:
+        spec, data = self._spec, self._data
+        _seed(spec.seed)
+        backbone = load_backbone(
+            spec.model,
+            num_labels=data.facts.num_labels,
+            texts=lambda: (text for row in data.train.texts for text in row),
+            source=self._source,
+        )
+        if self._encoded is None:
+            length = spec.data.max_length
+            self._encoded = (
+                EncodedSplit(data.train, backbone.tokenizer, length),
+                EncodedSplit(data.validation, backbone.tokenizer, length),
+            )
+        method = make_method(spec.method)
+        applied = apply_method(method, backbone.model)
+        model = applied.model.to(self._device.torch_device)
+        if isinstance(method, HasParameterGroups):
+            groups = method.parameter_groups(model, spec.train.learning_rate, spec.train.weight_decay)
+        else:
+            groups = default_groups(model, spec.train.weight_decay)
+        optimizer = make_optimizer(spec.train, groups)
+        steps = planned_steps(spec.train, len(data.train.labels))
+        step = ClassifierStep(
+            model,
+            optimizer,
+            schedule=make_schedule(spec.train, optimizer, steps),
+            max_grad_norm=spec.train.max_grad_norm,
+        )
+        return _Built(
+            step=step,
+            method=method,
+            train=self._encoded[0],
+            validation=self._encoded[1],
+            counts=applied.counts,
+            facts=backbone.facts,
+        )
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _explain(error: Exception, phase: str) -> tuple[Status, Failure]:
+    """An exception -> a status and what to say of it."""
+    memory = as_out_of_memory(error)
+    status: Status = "failed"
+    message = str(error) or type(error).__name__
+    hint: str | None = None
+    if memory is not None:
+        status = "oom"
+        hint = "Lower train.batch_size or data.max_length, or choose a method with a smaller peak."
+    elif isinstance(error, DivergedError):
+        status = "diverged"
+    if isinstance(error, PeprofError):
+        message, hint = error.message, error.hint
+    return status, Failure(
+        phase=phase,
+        kind=type(error).__name__,
+        message=message.strip().splitlines()[0][:500],
+        hint=hint,
+        requested_bytes=memory.requested_bytes if memory is not None else None,
+        traceback="".join(traceback.format_exception(error)),
+    )

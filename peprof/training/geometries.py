@@ -1,0 +1,165 @@
+"""Model geometries by their usual names, so that ``weights = "random"`` needs no download.
+
+The values are those of each model's published ``config.json`` on the hub; parameter counts in the tests.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+_BERT = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2}
+_ROBERTA = {
+    "model_type": "roberta",
+    "vocab_size": 50265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+_LARGE = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+_T5 = {"model_type": "t5", "vocab_size": 32128, "pad_token_id": 0, "eos_token_id": 1}
+_T5_V1_1 = {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_T5_SIZES: dict[str, dict[str, int]] = {
+    "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "large": {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
+    "3b": {"d_model": 1024, "d_kv": 128, "d_ff": 16384, "num_layers": 24, "num_heads": 32},
+}
+_T5_V1_1_SIZES: dict[str, dict[str, int]] = {
+    "small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
+    "base": {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
+    "large": {"d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16},
+    "xl": {"d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
+}
+_LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "pad_token_id": 128004,
+    "num_key_value_heads": 8,
+}
+
+
+def _llama_rope(factor: float) -> dict[str, Any]:
+    return {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
+    }
+
+
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "distilbert-base-uncased": {
+        "model_type": "distilbert",
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+        "dim": 768,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+        "pad_token_id": 0,
+    },
+    "bert-base-uncased": dict(_BERT),
+    "bert-large-uncased": {**_BERT, **_LARGE},
+    "roberta-base": dict(_ROBERTA),
+    "roberta-large": {**_ROBERTA, **_LARGE},
+    "all-MiniLM-L6-v2": {
+        **_BERT,
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    },
+    **{f"t5-{size}": {**_T5, **values} for size, values in _T5_SIZES.items()},
+    **{f"t5-v1_1-{size}": {**_T5_V1_1, **values} for size, values in _T5_V1_1_SIZES.items()},
+    "Llama-3.2-1B": {
+        **_LLAMA,
+        **_llama_rope(32.0),
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "head_dim": 64,
+        "intermediate_size": 8192,
+        "tie_word_embeddings": True,
+    },
+    "Llama-3.2-3B": {
+        **_LLAMA,
+        **_llama_rope(32.0),
+        "hidden_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "tie_word_embeddings": True,
+    },
+    "Llama-3.1-8B": {
+        **_LLAMA,
+        **_llama_rope(8.0),
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "head_dim": 128,
+        "intermediate_size": 14336,
+        "tie_word_embeddings": False,
+    },
+}
+
+_ALIASES = {
+    "distilbert-base": "distilbert-base-uncased",
+    "bert-base": "bert-base-uncased",
+    "bert-large": "bert-large-uncased",
+    "minilm-l6": "all-MiniLM-L6-v2",
+    "xlm-roberta-large": "",  # has another vocabulary: not to be taken for roberta-large
+}
+
+
+def geometry_name(name: str) -> str | None:
+    """A hub id or usual name -> the name under which its geometry is known; ``None`` if it isn't.
+
+    ``FacebookAI/roberta-large`` and ``roberta-large`` are one; upper and lower case don't matter.
+    """
+    usual = name.rsplit("/", 1)[-1].lower()
+    usual = _ALIASES.get(usual, usual)
+    return next((known for known in GEOMETRIES if known.lower() == usual.lower()), None)
+
+
+def near_geometry(name: str) -> str | None:
+    """The known name that looks most like ``name``."""
+    known = {geometry.lower(): geometry for geometry in GEOMETRIES}
+    near = difflib.get_close_matches(name.rsplit("/", 1)[-1].lower(), known, n=1)
+    return known[near[0]] if near else None
+
+
+def known_config(name: str, **overrides: Any) -> PretrainedConfig:
+    """The configuration of a known geometry.
+
+    Args:
+        name: as ``geometry_name`` takes it.
+        overrides: laid over it, e.g. ``num_labels``.
+
+    Raises:
+        KeyError: the geometry isn't known.
+    """
+    known = geometry_name(name)
+    if known is None:
+        raise KeyError(name)
+    values = {**GEOMETRIES[known], **overrides}
+    return AutoConfig.for_model(values.pop("model_type"), **values)
