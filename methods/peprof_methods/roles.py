@@ -144,8 +144,9 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def freeze_backbone(model: nn.Module) -> None:
     """Leave only the head trainable: it is new for the task, so every method trains it."""
+    head = head_parameters(model)  # first: an unknown model is refused before anything is changed
     model.requires_grad_(False)
-    for parameter in head_parameters(model):
+    for parameter in head:
         parameter.requires_grad_(True)
 
 
