@@ -151,9 +151,11 @@ def _read_file(path: Path) -> datasets.Dataset:
         options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}  # a quote mark is text there
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
-    loaded = datasets.load_dataset(
-        LOADERS[path.suffix], data_files={"rows": str(path)}, split="rows", **options
-    )
+    # Asked for by name, a split without rows would be an error about an "instruction".
+    found = datasets.load_dataset(LOADERS[path.suffix], data_files={"rows": str(path)}, **options)
+    if "rows" not in found:
+        raise ValueError(f"there are no rows in {path.name}")
+    loaded = found["rows"]
     assert isinstance(loaded, datasets.Dataset)
     return loaded
 

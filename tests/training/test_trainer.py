@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from peprof.devices import CpuDevice
+from peprof.events import Progress
+from peprof.suite.schema import TrainConfig
+from peprof.training.data import EncodedSplit, Split
+from peprof.training.evaluation import evaluate
+from peprof.training.geometries import known_config
+from peprof.training.made_tokenizer import make_tokenizer
+from peprof.training.optimizers import default_groups, make_optimizer, make_schedule
+from peprof.training.step import ClassifierStep
+from peprof.training.trainer import DivergedError, Trainer, planned_steps
+
+WORDS = ("good", "bad", "fine", "dull", "nice", "poor")
+
+
+class BagOfWords(nn.Module):
+    """Mean of embeddings, then a linear layer: small enough to follow by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(64, 8)
+        self.classifier = nn.Linear(8, 2)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> SimpleNamespace:
+        mask = attention_mask[..., None].float()
+        logits = self.classifier((self.embedding(input_ids) * mask).sum(1) / mask.sum(1))
+        return SimpleNamespace(logits=logits, loss=nn.functional.cross_entropy(logits, labels))
+
+
+def encoded(rows: int) -> EncodedSplit:
+    texts = tuple((WORDS[row % 6] + " film" * (row % 3),) for row in range(rows))
+    split = Split(texts=texts, labels=tuple(row % 2 for row in range(rows)))
+    tokenizer = make_tokenizer((t for row in texts for t in row), known_config("bert-base", vocab_size=64))
+    return EncodedSplit(split, tokenizer, max_length=8)
+
+
+def make_step(config: TrainConfig, rows: int) -> ClassifierStep:
+    torch.manual_seed(0)
+    model = BagOfWords()
+    optimizer = make_optimizer(config, default_groups(model, config.weight_decay))
+    return ClassifierStep(
+        model,
+        optimizer,
+        schedule=make_schedule(config, optimizer, planned_steps(config, rows)),
+        max_grad_norm=config.max_grad_norm,
+    )
+
+
+CONFIG = TrainConfig(batch_size=4, epochs=3, learning_rate=0.05, evaluation_batch_size=5)
+
+
+def test_losses_are_those_of_a_loop_written_out() -> None:
+    data = encoded(10)
+    found = Trainer(make_step(CONFIG, 10), CONFIG, CpuDevice(), seed=7).train(data, data)
+
+    torch.manual_seed(0)
+    model = BagOfWords()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.0)
+    expected, total = [], 9
+    for epoch in range(3):
+        for batch in data.epoch(4, seed=7 * 1_000_003 + epoch):
+            step = len(expected)
+            # Linear warm-up over round(0.06 x 9) = 1 step, then linearly to zero.
+            optimizer.param_groups[0]["lr"] = 0.05 * (0.0 if step == 0 else (total - step) / (total - 1))
+            loss = model(**batch.inputs).loss
+            expected.append(loss.item())
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert found.losses == pytest.approx(expected, abs=1e-6)
+    assert found.losses[-1] < found.losses[0]
+
+
+def test_times_add_up_and_evaluation_is_not_in_them() -> None:
+    data = encoded(10)
+    found = Trainer(make_step(CONFIG, 10), CONFIG, CpuDevice(), seed=0).train(data, data)
+    assert len(found.step_times_s) == len(found.losses) == len(found.learning_rates) == 9
+    assert len(found.epoch_times_s) == 3
+    assert sum(found.epoch_times_s) == pytest.approx(sum(found.step_times_s))
+    assert [e.step for e in found.evaluations] == [3, 6, 9]
+    assert found.evaluations[-1].train_time_s == pytest.approx(sum(found.step_times_s))
+    assert found.epochs == 3.0
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "evaluated"),
+    [
+        ({"max_steps": 4}, 4, [3, 4]),
+        ({"max_steps": 4, "evaluate_every_steps": 2}, 4, [2, 4]),
+        ({"epochs": 1, "evaluate_every_steps": 2}, 3, [2, 3]),
+        ({"max_steps": 100}, 9, [3, 6, 9]),
+    ],
+)
+def test_when_it_stops_and_when_it_evaluates(
+    change: dict[str, int], steps: int, evaluated: list[int]
+) -> None:
+    config = CONFIG.model_copy(update=change)
+    data = encoded(10)
+    found = Trainer(make_step(config, 10), config, CpuDevice(), seed=0).train(data, data)
+    assert len(found.losses) == steps == planned_steps(config, 10)
+    assert [e.step for e in found.evaluations] == evaluated
+    assert found.epochs == pytest.approx(steps / 3)
+
+
+def test_two_trainings_with_one_seed_are_equal_and_another_seed_is_not() -> None:
+    data = encoded(10)
+    runs = [
+        Trainer(make_step(CONFIG, 10), CONFIG, CpuDevice(), seed=seed).train(data, data).losses
+        for seed in (3, 3, 4)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training() -> None:
+    data = encoded(10)
+    step = make_step(CONFIG, 10)
+    with torch.no_grad():
+        step.model.classifier.bias.fill_(math.nan)
+    with pytest.raises(DivergedError, match="became nan at step 1"):
+        Trainer(step, CONFIG, CpuDevice(), seed=0).train(data, data)
+
+
+def test_evaluation_counts_each_example_once_and_leaves_the_model_training() -> None:
+    data = encoded(13)
+    model = BagOfWords().train()
+    score = evaluate(model, data, CpuDevice(), batch_size=5)
+    whole = data.batch(range(13))
+    with torch.no_grad():
+        output = model.eval()(**whole.inputs)
+    assert score.correct == int((output.logits.argmax(1) == whole.inputs["labels"]).sum())
+    assert score.total == 13
+    assert score.loss == pytest.approx(output.loss.item(), abs=1e-6)
+
+
+def test_progress_names_the_phase_and_the_time_left() -> None:
+    heard: list[Progress] = []
+    data = encoded(10)
+    Trainer(make_step(CONFIG, 10), CONFIG, CpuDevice(), seed=0, progress=heard.append).train(data, data)
+    training = [event for event in heard if event.phase == "full: training"]
+    assert [event.step for event in training] == list(range(1, 10))
+    assert {event.total for event in training} == {9}
+    assert training[-1].seconds_left == 0.0
+    assert any(event.phase == "full: evaluation" for event in heard)
+
+
+def test_only_matrices_decay() -> None:
+    groups = default_groups(BagOfWords(), 0.1)
+    assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(2, 0.1), (1, 0.0)]
+
+
+def test_without_clipping_there_is_no_clip_phase() -> None:
+    config = CONFIG.model_copy(update={"max_grad_norm": None})
+    seen: list[str | None] = []
+    make_step(config, 10)(encoded(4).batch(range(4)), seen.append)
+    assert seen == ["forward", "backward", "optimizer", None]
