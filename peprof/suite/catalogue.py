@@ -15,13 +15,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any, Union, get_args
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
 from peprof.errors import Fault, UsageError
-from peprof.suite.describing import dotted, faults_of
+from peprof.suite.describing import dotted, faults_of, takes_none_word
 from peprof.suite.schema import frozen_value, none_word
 from peprof.suite.source_reading import SourceClass, SourceField, UnreadableError, read_class
 
@@ -115,7 +115,7 @@ class MethodEntry:
                 for option in self.options
                 if option.type is Any
             }
-            return {}, faults_of(error, model, prefix=prefix, texts=texts)
+            return {}, faults_of(error, model, options, prefix=prefix, texts=texts)
         values = {
             **(checked.model_extra or {}),
             **{
@@ -226,11 +226,8 @@ def _option(item: SourceField, meaning: str) -> OptionEntry:
 
 
 def _with_none_word(annotation: Any) -> Any:
-    """Lets ``"none"`` stand for ``None`` where that is allowed and no string is."""
-    members = get_args(annotation)
-    if type(None) in members and all(member in (type(None), int, float, bool) for member in members):
-        return Annotated[Union[members], BeforeValidator(none_word)]  # noqa: UP007
-    return annotation
+    """Lets ``"none"`` stand for ``None``, which TOML can't say."""
+    return Annotated[annotation, BeforeValidator(none_word)] if takes_none_word(annotation) else annotation
 
 
 def option_meanings(docstring: str) -> dict[str, str]:

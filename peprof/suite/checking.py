@@ -91,7 +91,7 @@ class Checker:
             # Through JSON, where an array may become a tuple even under strict rules.
             return model.model_validate_json(json.dumps(dict(table), default=str))
         except ValidationError as error:
-            self.faults += faults_of(error, model, prefix=prefix, **words)
+            self.faults += faults_of(error, model, table, prefix=prefix, **words)
             return None
 
     def _with_absolute_paths(self, section: str, table: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def _toml(value: object) -> str:
         case None:
             return "nothing"
         case _:
-            return str(value)
+            return str(value)  # dates and times
 
 
 def nearest(word: object, candidates: Iterable[str]) -> str | None:
@@ -110,8 +110,15 @@ def _unwrapped(annotation: Any, metadata: Sequence[Any]) -> tuple[Any, list[Any]
 def _describe_union(annotation: Any) -> str:
     members = [member for member in get_args(annotation) if member is not type(None)]
     words = " or ".join(describe(member) for member in members)
-    plain = [_unwrapped(member, ())[0] for member in members]
-    return words if len(members) == len(get_args(annotation)) or str in plain else f'{words}, or "none"'
+    return f'{words}, or "none"' if takes_none_word(annotation) else words
+
+
+def takes_none_word(annotation: Any) -> bool:
+    """Whether ``"none"`` can stand for ``None``: it is allowed, and no string could be meant instead."""
+    members = [_unwrapped(member, ())[0] for member in get_args(annotation)]
+    if get_origin(annotation) not in (Union, types.UnionType) or type(None) not in members:
+        return False
+    return str not in members and Any not in members and "none" not in _choices(annotation)
 
 
 def _describe_list(annotation: Any, metadata: Sequence[Any]) -> str:
@@ -157,6 +164,7 @@ def _is_model(annotation: Any) -> bool:
 def faults_of(
     error: ValidationError,
     model: type[BaseModel],
+    table: Mapping[str, Any],
     *,
     prefix: str,
     texts: Mapping[str, str] | None = None,
@@ -167,6 +175,7 @@ def faults_of(
     Args:
         error: what pydantic found.
         model: what it checked against.
+        table: what it checked, as the file has it.
         prefix: the table's dotted key; empty for the whole file.
         texts: by field, words for a type that say more than ``describe`` can.
         elsewhere: keys that belong in other tables -> their dotted key, for the did-you-mean.
@@ -174,7 +183,7 @@ def faults_of(
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
     faults: dict[str, Fault] = {}
     for detail in error.errors():
-        fault = _fault(detail, fields, prefix, texts or {}, elsewhere or {})
+        fault = _fault(detail, table, fields, prefix, texts or {}, elsewhere or {})
         faults.setdefault(fault.key, fault)  # a union reports each of its members
     # A list of faulty items also counts as too short: the items' faults say it better.
     return [
@@ -186,12 +195,13 @@ def faults_of(
 
 def _fault(
     detail: ErrorDetails,
+    table: Mapping[str, Any],
     fields: Mapping[str, FieldInfo],
     prefix: str,
     texts: Mapping[str, str],
     elsewhere: Mapping[str, str],
 ) -> Fault:
-    location, found = detail["loc"], detail["input"]
+    location, found = detail["loc"], _value_at(table, detail["loc"])
     if not location:
         return Fault(key=prefix, problem=detail["msg"].removeprefix("Value error, "))
     name = str(location[0])
@@ -200,7 +210,7 @@ def _fault(
             key=dotted(prefix, name),
             problem=f"unknown key (found {show(found)})",
             expected=one_of(fields) if fields else "no options",
-            suggestion=nearest(name, fields) or elsewhere.get(name),
+            suggestion=elsewhere.get(name) or nearest(name, fields),
         )
     expected, choices, path = _expected_at(location[1:], fields[name])
     expected = texts.get(name, expected) if not path else expected
@@ -210,6 +220,19 @@ def _fault(
     return Fault(
         key=key, problem=f"found {show(found)}", expected=expected, suggestion=nearest(found, choices)
     )
+
+
+def _value_at(table: Mapping[str, Any], location: Sequence[int | str]) -> Any:
+    """The value found at a place; a place ends where pydantic names a union's member."""
+    value: Any = table
+    for step in location:
+        if (isinstance(value, Mapping) and step in value) or (
+            isinstance(value, list | tuple) and isinstance(step, int) and step < len(value)
+        ):
+            value = value[step]
+        else:
+            break
+    return value
 
 
 def _expected_at(rest: Sequence[int | str], field: FieldInfo) -> tuple[str, list[str], str]:
@@ -226,16 +249,15 @@ def _expected_at(rest: Sequence[int | str], field: FieldInfo) -> tuple[str, list
             break
         annotation, metadata = _unwrapped(arguments[min(step, len(arguments) - 1)], ())
         path += f"[{step}]"
-    return describe(annotation, metadata), _choices(annotation), path
+    choices = _choices(annotation) + (["none"] if takes_none_word(annotation) else [])
+    return describe(annotation, metadata), choices, path
 
 
 def _choices(annotation: Any) -> list[str]:
     annotation, _ = _unwrapped(annotation, ())
     if get_origin(annotation) is Literal:
         return [choice for choice in get_args(annotation) if isinstance(choice, str)]
-    members = get_args(annotation)
-    words = ["none"] if type(None) in members else []
-    return words + [choice for member in members for choice in _choices(member)]
+    return [choice for member in get_args(annotation) for choice in _choices(member)]
 
 
 def dotted(prefix: str, name: str) -> str:
