@@ -184,6 +184,14 @@ def test_the_watch_sees_what_full_fine_tuning_saves() -> None:
     assert len({t.untyped_storage().data_ptr() for t in saved} & born.alive.keys()) > 10 * LAYERS
 
 
+def test_backward_never_enters_the_backbone_even_if_somebody_thaws_it() -> None:
+    model = LadderSideTuning().apply(tiny("roberta"))
+    model.requires_grad_(True)
+    model(**batch("roberta")).loss.backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, _ in model.named_parameters() if ".backbone." not in name}
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_backbone_dropout_stays_as_in_training(architecture: str) -> None:
     model = LadderSideTuning(dropout=0.0).apply(tiny(architecture, dropout=0.5))
