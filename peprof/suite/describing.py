@@ -226,11 +226,9 @@ def _value_at(table: Mapping[str, Any], location: Sequence[int | str]) -> Any:
     """The value found at a place; a place ends where pydantic names a union's member."""
     value: Any = table
     for step in location:
-        if (isinstance(value, Mapping) and step in value) or (
-            isinstance(value, list | tuple) and isinstance(step, int) and step < len(value)
-        ):
+        try:
             value = value[step]
-        else:
+        except (KeyError, IndexError, TypeError):
             break
     return value
 

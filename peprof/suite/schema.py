@@ -212,10 +212,10 @@ class Suite(SuiteHead):
     matrix: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     offline: dict[str, Any] | None = None
 
-    @field_validator("matrix")
+    @field_validator("matrix", "offline")
     @classmethod
-    def _frozen_matrix(cls, matrix: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-        return {key: frozen_value(values) for key, values in matrix.items()}
+    def _frozen_tables(cls, table: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if table is None else {key: frozen_value(value) for key, value in table.items()}
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Suite:

@@ -1,0 +1,95 @@
+"""The suites that people run by name, against the methods that this distribution declares."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from peprof.suite import catalogue
+from peprof.suite.catalogue import known_methods
+from peprof.suite.loading import LoadedSuite, load_suite, shipped_suites
+from peprof.suite.planning import plan
+
+CHECKOUT = Path(__file__).parents[2]
+FILES = sorted((CHECKOUT / "suites").glob("*.toml"))
+SEVEN = {"full", "lora", "ia3", "bitfit", "lst", "last_layers", "head"}
+
+
+@pytest.fixture(autouse=True)
+def declared_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pyproject.toml declares, so that the tests hold before an installation too."""
+    declared = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["entry-points"]
+    points = [EntryPoint(name, value, catalogue.GROUP) for name, value in declared[catalogue.GROUP].items()]
+    monkeypatch.setattr(catalogue, "entry_points", lambda *, group: points)
+
+
+def test_every_declared_method_can_be_read() -> None:
+    methods = known_methods()
+    assert set(methods) >= SEVEN
+    for method in methods.values():
+        assert method.problem is None
+        assert method.complete
+        assert method.summary
+        for option in method.options:
+            assert option.required or option.default_known, (method.name, option.name)
+            assert option.meaning, (method.name, option.name)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_suite_is_right(path: Path) -> None:
+    found = load_suite(path)
+    assert found.suite.name == path.stem
+    assert found.suite.description
+    assert found.suite.methods[0].name == "full"  # the yardstick of every ratio
+    assert len(plan(found.suite, device="cpu")) >= len(found.suite.methods)
+
+
+def by_name(name: str) -> LoadedSuite:
+    return load_suite(name)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart.toml", "suites/quickstart.toml"])
+def test_a_shipped_suite_is_found_by_name_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert by_name(name).suite.name == "quickstart"
+    (tmp_path / "quickstart").mkdir()  # a folder of that name is no suite
+    assert by_name(name).suite.name == "quickstart"
+
+
+def test_names_of_the_shipped_suites() -> None:
+    assert set(shipped_suites()) == {path.stem for path in FILES} >= {"quickstart", "sst2", "sst2-minilm"}
+
+
+def test_quickstart_needs_nothing_from_outside() -> None:
+    suite = by_name("quickstart").suite
+    assert (suite.model.name, suite.data.name) == ("peprof/tiny", "peprof/reviews")
+    assert {method.name for method in suite.methods} == SEVEN
+    assert (suite.train.batch_size, suite.data.max_length) == (32, 48)
+    assert suite.phases == ("short", "full")
+
+
+def test_sst2_takes_three_seeds_and_knows_what_to_do_offline() -> None:
+    found = by_name("sst2")
+    assert found.suite.train.seeds == (0, 1, 2)
+    assert {method.name for method in found.suite.methods} == SEVEN
+    assert len(plan(found.suite, device="cuda")) == 3 * 7
+    offline = found.offline
+    assert offline is not None
+    assert (offline.model.name, offline.model.weights) == ("distilbert/distilbert-base-uncased", "random")
+    assert (offline.data.name, offline.phases, offline.train.seeds) == ("peprof/reviews", ("short",), (0,))
+    # A short phase uses the batch and length of the suite, not a toy's.
+    assert (offline.train.batch_size, offline.data.max_length) == (32, 64)
+    assert offline.short.max_seconds == 30.0
+
+
+def test_sst2_minilm_is_short_enough_for_a_cpu() -> None:
+    suite = by_name("sst2-minilm").suite
+    assert suite.model.name == "sentence-transformers/all-MiniLM-L6-v2"
+    assert (suite.train.max_steps, suite.train.batch_size, suite.train.seeds) == (400, 32, (0,))
+    assert [method.name for method in suite.methods] == ["full", "lora", "ia3", "lst", "head"]
+    assert suite.short.max_seconds == 20.0
