@@ -1,0 +1,1 @@
+"""Shows what was measured. Computes no measurement, never imports torch."""

@@ -33,11 +33,11 @@ GROUP_KEYS = tuple(_GROUPINGS)
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A condition in which a table differs from the first one; ``None`` where it isn't known."""
+    """A condition that is known of two tables and not the same: why they are two."""
 
     condition: str
-    here: str | None
-    first: str | None
+    here: str
+    first: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +121,11 @@ def _natural(values: Iterable[str | None]) -> list[tuple[bool, float, str]]:
 
 
 def _leaderboard(table: ComparableRuns, first: ComparableRuns, group_by: str | None) -> Leaderboard:
-    differing = _varying([table.conditions, first.conditions])
     specs = [record.spec for record in table.records]
     return Leaderboard(
         group=None if group_by is None else f"{group_by.replace('_', ' ')} {table.group or 'unknown'}",
         conditions=table.conditions,
-        differences=tuple(
-            Difference(condition=key, here=table.conditions.get(key), first=first.conditions.get(key))
-            for key in differing
-        ),
+        differences=_differences(table.conditions, first.conditions),
         rows=tuple(_rank(_compare(make_rows(table.records)))),
         suites=tuple(dict.fromkeys(spec.suite for spec in specs)),
         synthetic_data=any(record.data is not None and record.data.synthetic for record in table.records),
@@ -155,6 +151,18 @@ _LARGE_IS_BEST: dict[str, Callable[[Row], float | None]] = {
     "samples_per_s": lambda row: row.samples_per_s,
     "real_tokens_per_s": lambda row: row.real_tokens_per_s,
 }
+
+
+def _differences(here: Mapping[str, str], first: Mapping[str, str]) -> tuple[Difference, ...]:
+    """The contradictions. The data's names and fingerprints say the same: one of them is enough."""
+    needless = "data" if here.get("data fingerprint") == first.get("data fingerprint") else None
+    if here["data"] != first["data"] and needless is None:
+        needless = "data fingerprint"
+    return tuple(
+        Difference(condition=key, here=value, first=first[key])
+        for key, value in here.items()
+        if key != needless and first.get(key, value) != value
+    )
 
 
 def _compare(rows: Sequence[Row]) -> list[Row]:

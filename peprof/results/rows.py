@@ -110,6 +110,14 @@ class Row:
         return sum(outcome.status == "ok" for outcome in self.outcomes)
 
     @property
+    def status(self) -> str:
+        """``ok``, ``partial`` where only some runs are, or how they failed, ``oom``."""
+        if self.ok:
+            return "ok" if self.ok == len(self.outcomes) else "partial"
+        kinds = {outcome.status for outcome in self.outcomes}
+        return kinds.pop() if len(kinds) == 1 else "failed"
+
+    @property
     def failures(self) -> tuple[Outcome, ...]:
         """The runs without a complete result."""
         return tuple(outcome for outcome in self.outcomes if outcome.status != "ok")

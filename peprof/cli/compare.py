@@ -1,0 +1,100 @@
+"""``peprof compare``: stored results as a leaderboard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from peprof.errors import UsageError
+
+FORMATS = ("rich", "markdown", "json", "csv")
+
+# Where nobody looks at a screen, a line may be as long as the usual columns need.
+_WIDTH_OF_A_FILE = 140
+
+
+@click.command()
+@click.argument("directories", metavar="[DIR]...", nargs=-1, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--sort",
+    metavar="COLUMN",
+    help="Order rows by a column, smallest first; a leading '-' turns that round: --sort=-samples.",
+)
+@click.option(
+    "--columns",
+    metavar="COLUMN,...",
+    help="Show these columns: method, trainable, accuracy, memory, step, samples, train_time, status, forward, "
+    "backward, clip, optimizer, tokens, reserved, checkpoint, epoch_time, evaluation_time, steps, outliers, "
+    "seeds, run_ids.",
+)
+@click.option(
+    "--group-by",
+    metavar="KEY",
+    help="One table for each batch_size, data, device, dtype, max_length, method, model, seed or suite.",
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(FORMATS),
+    default="rich",
+    show_default=True,
+    help="markdown, json and csv go to standard output whole; json and csv have all columns by default.",
+)
+def compare(
+    directories: tuple[Path, ...],
+    sort: str | None,
+    columns: str | None,
+    group_by: str | None,
+    output_format: str,
+) -> None:
+    """Shows the results in DIR (results, unless given) as leaderboards.
+
+    A DIR is what 'peprof run --results' wrote, or a directory that holds several of those. Rows that were not
+    measured under the same conditions stand in separate tables, with the reason.
+    """
+    # Imported here, so that 'peprof --help' doesn't pay for them.
+    from peprof.reports.columns import columns_named, sort_rows
+    from peprof.reports.export import to_csv, to_json, to_markdown
+    from peprof.results.comparison import leaderboards
+    from peprof.results.store import load_records
+
+    chosen = [name for name in columns.split(",") if name.strip()] if columns is not None else None
+    if chosen is not None:
+        columns_named(chosen)  # a misspelt name is told before anything is read
+    searched = directories or (Path("results"),)
+    contents = load_records(*searched)
+    for problem in contents.problems:
+        click.echo(f"Warning: left out {problem.message}\n  {problem.hint}", err=True)
+    if not contents.records:
+        raise _nothing_found(searched, damaged=len(contents.problems))
+    boards = leaderboards(contents.records, group_by=group_by)
+    if sort is not None:
+        boards = [sort_rows(board, sort) for board in boards]
+    if output_format == "markdown":
+        click.echo(to_markdown(boards, columns=chosen), nl=False)
+    elif output_format == "json":
+        click.echo(to_json(boards, columns=chosen, problems=contents.problems))
+    elif output_format == "csv":
+        click.echo(to_csv(boards, columns=chosen), nl=False)
+    else:
+        from rich.console import Console
+
+        from peprof.reports.leaderboard import print_leaderboards
+
+        console = Console()
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console = Console(width=_WIDTH_OF_A_FILE)
+        print_leaderboards(console, boards, columns=chosen)
+
+
+def _nothing_found(searched: tuple[Path, ...], *, damaged: int) -> UsageError:
+    places = ", ".join(f"'{place}'" for place in searched)
+    if damaged:
+        message = f"none of the {damaged} results in {places} can be read"
+        return UsageError(message, hint="The warnings above say why.")
+    return UsageError(
+        f"there are no results in {places}",
+        hint="Measure something first: 'peprof run quickstart --results results'; or name another directory.",
+    )

@@ -1,0 +1,342 @@
+"""The columns of a leaderboard: what each shows for people, gives to machines, and is sorted by."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from peprof.errors import UsageError
+from peprof.reports.formats import (
+    MISSING,
+    human_bytes,
+    human_count,
+    human_percent,
+    human_ratio,
+    human_seconds,
+    significant,
+)
+from peprof.results.comparison import Leaderboard
+from peprof.results.record import Failure, Status
+from peprof.results.rows import Row
+from peprof.results.statistics import Quartiles
+
+#: Marks the rows on the Pareto front, and accuracies that can't be told from the best.
+FRONT_MARK, NOISE_MARK = "◆", "≈"
+
+_STATUS_WORDS: dict[Status, str] = {
+    "ok": "ok",
+    "oom": "out of memory",
+    "failed": "failed",
+    "timeout": "timed out",
+    "diverged": "diverged",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One value of a table.
+
+    Args:
+        parts: what stands side by side; each part is aligned with those above and below it.
+        best: the best value of the table.
+        tone: ``bad`` and ``doubtful`` are for the status.
+    """
+
+    parts: tuple[str, ...]
+    best: bool = False
+    tone: str = "plain"
+
+    @property
+    def text(self) -> str:
+        """The parts in one line."""
+        return " ".join(part.strip() for part in self.parts if part)
+
+
+_NOTHING = Cell(parts=(MISSING,), tone="missing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column.
+
+    Args:
+        key: its name for ``--columns`` and ``--sort``.
+        header: one or two lines.
+        importance: the least important go first where a table is too wide; ``None`` is shown on demand only.
+        cell: what people see.
+        raw: what machines get: field names with units -> plain values.
+        order: what rows are sorted by; ``None`` goes last.
+        numeric: aligned to the right.
+    """
+
+    key: str
+    header: tuple[str, ...]
+    importance: int | None
+    cell: Callable[[Row, Leaderboard], Cell]
+    raw: Callable[[Row], dict[str, object]]
+    order: Callable[[Row], float | str | None]
+    numeric: bool = True
+
+
+def status_words(status: Status) -> str:
+    """A status in words: ``out of memory``."""
+    return _STATUS_WORDS[status]
+
+
+def failure_words(status: Status, failure: Failure | None) -> str:
+    """How a run ended, where, why, and what to do about it, in one line."""
+    words = status_words(status)
+    if failure is None:
+        return words
+    words += f" in '{failure.phase}'"
+    if failure.requested_bytes is not None:
+        words += f", asked for {human_bytes(failure.requested_bytes)}"
+    words += f": {failure.message}"
+    return f"{words} → {failure.hint}" if failure.hint else words
+
+
+def columns_named(keys: Iterable[str]) -> tuple[Column, ...]:
+    """The columns of the given names, the method's first whether named or not.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    chosen = {"method": COLUMNS["method"]}
+    for key in keys:
+        chosen.setdefault(_normal(key), column_named(key))
+    return tuple(chosen.values())
+
+
+def column_named(key: str) -> Column:
+    """The column of a name.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    column = COLUMNS.get(_normal(key))
+    if column is None:
+        near = difflib.get_close_matches(_normal(key), COLUMNS, n=1)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        raise UsageError(f"there is no column '{key}'.{guess}", hint=f"Columns: {', '.join(COLUMNS)}.")
+    return column
+
+
+def _normal(key: str) -> str:
+    return key.strip().lower().replace("-", "_")
+
+
+def default_columns() -> tuple[Column, ...]:
+    """The columns that are shown unless others are asked for."""
+    return tuple(column for column in COLUMNS.values() if column.importance is not None)
+
+
+def sort_rows(board: Leaderboard, key: str) -> Leaderboard:
+    """The same table in another order; rows without a value, and those that failed, stay last.
+
+    Args:
+        board: any.
+        key: a column's name; a leading ``-`` turns the order round.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    descending = key.startswith("-")
+    order = column_named(key.removeprefix("-")).order
+    known = [row for row in board.rows if row.ok and order(row) is not None]
+    rest = [row for row in board.rows if not (row.ok and order(row) is not None)]
+    known.sort(key=lambda row: order(row), reverse=descending)  # type: ignore[arg-type,return-value]
+    return dataclasses.replace(board, rows=(*known, *sorted(rest, key=lambda row: row.ok == 0)))
+
+
+def _method_cell(row: Row, board: Leaderboard) -> Cell:
+    if not any(other.on_front for other in board.rows):
+        return Cell(parts=(row.name,))
+    return Cell(parts=(FRONT_MARK if row.on_front else "", row.name))
+
+
+def _trainable_cell(row: Row, _board: Leaderboard) -> Cell:
+    if row.trainable_backbone is None or row.trainable_head is None:
+        return _NOTHING
+    return Cell(parts=(human_count(row.trainable_backbone), "+", human_count(row.trainable_head)))
+
+
+def _accuracy_cell(row: Row, _board: Leaderboard) -> Cell:
+    accuracy = row.accuracy
+    if accuracy is None:
+        return _NOTHING
+    # The interval is not symmetric: its longer side is the honest half.
+    half = max(accuracy.interval.high - accuracy.value, accuracy.value - accuracy.interval.low)
+    mark = NOISE_MARK if row.within_noise else ""
+    return Cell(
+        parts=(mark + human_percent(accuracy.value), f"±{human_percent(half)}"), best="accuracy" in row.best
+    )
+
+
+def _status_cell(row: Row, _board: Leaderboard) -> Cell:
+    runs = len(row.outcomes)
+    if row.ok == runs:
+        short = row.stopped_by_time and row.measured_steps is not None
+        steps = "1 step" if row.measured_steps == 1 else f"{row.measured_steps} steps"
+        return Cell(parts=(f"ok, {steps}" if short else "ok",))
+    if row.ok:
+        return Cell(parts=(f"{row.ok} of {runs} ok",), tone="doubtful")
+    words = dict.fromkeys(status_words(outcome.status) for outcome in row.failures)
+    return Cell(parts=(", ".join(words),), tone="bad")
+
+
+def _status_raw(row: Row) -> dict[str, object]:
+    failures = [
+        f"seed {outcome.seed}: {failure_words(outcome.status, outcome.failure)}" for outcome in row.failures
+    ]
+    return {
+        "status": row.status,
+        "runs": len(row.outcomes),
+        "ok_runs": row.ok,
+        "failures": "; ".join(failures) or None,
+        "warnings": "; ".join(row.warnings) or None,
+    }
+
+
+def _accuracy_raw(row: Row) -> dict[str, object]:
+    accuracy = row.accuracy
+    return {
+        "accuracy": accuracy.value if accuracy else None,
+        "accuracy_low": accuracy.interval.low if accuracy else None,
+        "accuracy_high": accuracy.interval.high if accuracy else None,
+        "validation_total": accuracy.total if accuracy else None,
+        "within_noise_of_best": row.within_noise if accuracy else None,
+        "on_pareto_front": row.on_front,
+    }
+
+
+def _measure(
+    key: str,
+    header: Sequence[str],
+    field: str,
+    show: Callable[[float], str],
+    *,
+    importance: int | None = None,
+    ratio: str | None = None,
+) -> Column:
+    """A column of a number of a row, or of a spread's median, perhaps with its ratio to full."""
+
+    def value(row: Row) -> float | None:
+        found: float | Quartiles | None = getattr(row, field)
+        return found.median if isinstance(found, Quartiles) else found
+
+    def cell(row: Row, board: Leaderboard) -> Cell:
+        number = value(row)
+        if number is None:
+            return _NOTHING
+        parts = [show(number)]
+        own_ratio: float | None = getattr(row, ratio) if ratio else None
+        if own_ratio is not None:
+            parts.append(f" {human_ratio(own_ratio)}")  # a little further off than other parts
+        return Cell(parts=tuple(parts), best=field in row.best)
+
+    def raw(row: Row) -> dict[str, object]:
+        found: float | Quartiles | None = getattr(row, field)
+        if field in _SPREADS:
+            spread = found if isinstance(found, Quartiles) else None
+            fields: dict[str, object] = {
+                f"{field}_s": spread.median if spread else None,
+                f"{field}_s_q1": spread.q1 if spread else None,
+                f"{field}_s_q3": spread.q3 if spread else None,
+            }
+        else:
+            fields = {field: found}
+        if ratio:
+            fields[ratio] = getattr(row, ratio)
+        return fields
+
+    return Column(key=key, header=tuple(header), importance=importance, cell=cell, raw=raw, order=value)
+
+
+_SPREADS = ("step", "forward", "backward", "clip", "optimizer")
+
+_ALL = (
+    Column(
+        key="method",
+        header=("method",),
+        importance=100,
+        cell=_method_cell,
+        raw=lambda row: {
+            "label": row.label,
+            "variant": row.variant or None,
+            "method": row.method,
+            "options": json.dumps(row.options, sort_keys=True),
+        },
+        order=lambda row: row.name,
+        numeric=False,
+    ),
+    Column(
+        key="trainable",
+        header=("trainable", "body + head"),
+        importance=50,
+        cell=_trainable_cell,
+        raw=lambda row: {
+            "trainable_backbone": row.trainable_backbone,
+            "trainable_head": row.trainable_head,
+        },
+        order=lambda row: (
+            None if row.trainable_backbone is None else row.trainable_backbone + (row.trainable_head or 0)
+        ),
+    ),
+    Column(
+        key="accuracy",
+        header=("accuracy", "%"),
+        importance=90,
+        cell=_accuracy_cell,
+        raw=_accuracy_raw,
+        order=lambda row: row.accuracy.value if row.accuracy else None,
+    ),
+    _measure(
+        "memory", ("peak memory",), "peak_allocated_bytes", human_bytes, importance=80, ratio="memory_ratio"
+    ),
+    _measure("step", ("step time",), "step", human_seconds, importance=70, ratio="step_ratio"),
+    _measure("samples", ("samples", "per s"), "samples_per_s", significant, importance=30),
+    _measure("train_time", ("training", "time"), "train_time_s", human_seconds, importance=40),
+    Column(
+        key="status",
+        header=("status",),
+        importance=60,
+        cell=_status_cell,
+        raw=_status_raw,
+        order=lambda row: row.status,
+        numeric=False,
+    ),
+    _measure("forward", ("forward",), "forward", human_seconds),
+    _measure("backward", ("backward",), "backward", human_seconds),
+    _measure("clip", ("clip",), "clip", human_seconds),
+    _measure("optimizer", ("optimizer",), "optimizer", human_seconds),
+    _measure("tokens", ("real tokens", "per s"), "real_tokens_per_s", significant),
+    _measure("reserved", ("reserved", "memory"), "peak_reserved_bytes", human_bytes),
+    _measure("checkpoint", ("checkpoint",), "checkpoint_bytes", human_bytes),
+    _measure("epoch_time", ("time per", "epoch"), "epoch_time_s", human_seconds),
+    _measure("evaluation_time", ("evaluation", "time"), "evaluation_time_s", human_seconds),
+    _measure("steps", ("measured", "steps"), "measured_steps", lambda value: f"{value:.0f}"),
+    _measure("outliers", ("outlying", "steps"), "outlier_steps", lambda value: f"{value:.0f}"),
+    Column(
+        key="seeds",
+        header=("seeds",),
+        importance=None,
+        cell=lambda row, _: Cell(parts=(", ".join(str(seed) for seed in row.seeds),)),
+        raw=lambda row: {"seeds": " ".join(str(seed) for seed in row.seeds)},
+        order=lambda row: len(row.seeds),
+    ),
+    Column(
+        key="run_ids",
+        header=("run ids",),
+        importance=None,
+        cell=lambda row, _: Cell(parts=(", ".join(outcome.run_id for outcome in row.outcomes),)),
+        raw=lambda row: {"run_ids": " ".join(outcome.run_id for outcome in row.outcomes)},
+        order=lambda row: row.outcomes[0].run_id,
+        numeric=False,
+    ),
+)
+
+#: All columns by their names, in the order in which they stand.
+COLUMNS: dict[str, Column] = {column.key: column for column in _ALL}

@@ -1,0 +1,151 @@
+"""Leaderboards for other programs and documents: markdown, JSON, CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+
+from peprof.errors import PeprofError
+from peprof.reports import notes
+from peprof.reports.columns import COLUMNS, Cell, Column, columns_named, default_columns
+from peprof.results.comparison import Leaderboard
+from peprof.results.rows import Row
+
+#: Of the layout of what ``to_json`` gives.
+JSON_VERSION = 1
+
+
+def to_markdown(boards: Sequence[Leaderboard], *, columns: Sequence[str] | None = None) -> str:
+    """Tables as GitHub renders them: best values bold, notes as a list.
+
+    Args:
+        boards: in order.
+        columns: keys of the columns; the usual ones unless given.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    chosen = columns_named(columns) if columns is not None else default_columns()
+    parts = [
+        _markdown_board(board, chosen, number, len(boards)) for number, board in enumerate(boards, start=1)
+    ]
+    return "\n".join(parts)
+
+
+def _markdown_board(board: Leaderboard, columns: Sequence[Column], number: int, count: int) -> str:
+    reason = notes.reason(board)
+    loud = [*notes.alerts(board), *([reason] if reason else [])]
+    quiet = [*notes.footnotes(board, shown=[column.key for column in columns]), *notes.failures(board)]
+    return "\n".join(
+        [
+            f"### {_escaped(notes.heading(board, number, count))}",
+            "",
+            _escaped(notes.SEPARATOR.join(notes.main_conditions(board))),
+            "",
+            *(line for text in loud for line in (f"> **{_escaped(text)}**", "")),
+            _markdown_row(" ".join(column.header) for column in columns),
+            _markdown_row("---:" if column.numeric else "---" for column in columns),
+            *(
+                _markdown_row(_markdown_cell(column.cell(row, board)) for column in columns)
+                for row in board.rows
+            ),
+            "",
+            *(f"- {_escaped(text)}" for text in quiet),
+            "",
+        ]
+    )
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if not cell.best:
+        return _escaped(cell.text)
+    best, *others = (_escaped(part.strip()) for part in cell.parts)
+    return " ".join([f"**{best}**", *others])
+
+
+def _escaped(text: str) -> str:
+    for special in "\\|*`<":
+        text = text.replace(special, f"\\{special}")
+    return text.replace("\n", " ")
+
+
+def to_json(
+    boards: Sequence[Leaderboard],
+    *,
+    columns: Sequence[str] | None = None,
+    problems: Sequence[PeprofError] = (),
+) -> str:
+    """All tables as one JSON object: bytes, seconds and shares; ``null`` is what was not measured.
+
+    Args:
+        boards: in order.
+        columns: keys of the columns; all of them unless given.
+        problems: results that could not be read.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    chosen = _all_or(columns)
+    content = {
+        "version": JSON_VERSION,
+        "leaderboards": [
+            {
+                "title": board.title,
+                "group": board.group,
+                "conditions": dict(board.conditions),
+                "differences": [dataclasses.asdict(difference) for difference in board.differences],
+                "suites": list(board.suites),
+                "synthetic_data": board.synthetic_data,
+                "synthetic_weights": board.synthetic_weights,
+                "offline_reasons": list(board.offline_reasons),
+                "rows": [_raw(row, chosen) for row in board.rows],
+            }
+            for board in boards
+        ],
+        "problems": [problem.message for problem in problems],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def to_csv(boards: Sequence[Leaderboard], *, columns: Sequence[str] | None = None) -> str:
+    """All rows of all tables as CSV; the field ``table`` says which may be compared; empty is not measured.
+
+    Args:
+        boards: in order.
+        columns: keys of the columns; all of them unless given.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    chosen = _all_or(columns)
+    conditions = list(dict.fromkeys(name for board in boards for name in board.conditions))
+    rows = [
+        {
+            "table": number,
+            "group": board.group,
+            **_raw(row, chosen),
+            **{name.replace(" ", "_"): board.conditions.get(name) for name in conditions},
+        }
+        for number, board in enumerate(boards, start=1)
+        for row in board.rows
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _all_or(columns: Sequence[str] | None) -> Sequence[Column]:
+    return columns_named(columns) if columns is not None else tuple(COLUMNS.values())
+
+
+def _raw(row: Row, columns: Sequence[Column]) -> dict[str, object]:
+    return {name: value for column in columns for name, value in column.raw(row).items()}

@@ -1,0 +1,166 @@
+"""What a reader must know beside a table, in sentences: conditions, reasons, doubts and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from peprof.reports.columns import FRONT_MARK, NOISE_MARK, failure_words
+from peprof.results.comparison import Difference, Leaderboard
+from peprof.results.rows import Row
+from peprof.results.statistics import OUTLIER_THRESHOLD
+
+SEPARATOR = " · "
+_MOST_NAMES = 8
+
+
+def heading(board: Leaderboard, number: int, count: int) -> str:
+    """The title of a table, with its number where there are several."""
+    parts = [f"Table {number} of {count}"] if count > 1 else []
+    if board.group:
+        parts.append(board.group)
+    return ": ".join([", ".join(parts), board.title]) if parts else board.title
+
+
+def main_conditions(board: Leaderboard) -> list[str]:
+    """Under which conditions the rows were measured: those that a reader asks for first."""
+    known = board.conditions
+    device = known.get("device name") or known["device"]
+    if "threads" in known:
+        device += ", 1 thread" if known["threads"] == "1" else f", {known['threads']} threads"
+    parts = [
+        f"batch {known['batch size']} × {known['max length']} tokens",
+        known["dtype"],
+        known.get("attention kernel") or known["attention"],
+        known.get("geometry"),
+        known.get("training"),
+        device,
+        f"torch {known['torch']}" if "torch" in known else None,
+    ]
+    return [part for part in parts if part]
+
+
+def reason(board: Leaderboard) -> str | None:
+    """Why the rows don't stand in the first table; ``None`` where nothing but the group differs."""
+    if not board.differences:
+        return None
+    return f"Not comparable with table 1: {'; '.join(map(_difference, board.differences))}."
+
+
+def _difference(difference: Difference) -> str:
+    return f"{difference.condition} {difference.here} (table 1: {difference.first})"
+
+
+def alerts(board: Leaderboard) -> list[str]:
+    """What turns a table into something other than it seems: said loudly, before it."""
+    found = [
+        f"OFFLINE: {reason.rstrip('.')}. The suite's [offline] settings were used instead."
+        for reason in board.offline_reasons
+    ]
+    if board.synthetic_weights and board.conditions["weights"] == "random":
+        found.append("Random weights: memory and time are those of the real geometry, accuracy says nothing.")
+    return found
+
+
+def footnotes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:
+    """What a reader must know of the values, most important first.
+
+    Args:
+        board: the table.
+        shown: keys of the columns that are shown.
+    """
+    notes = [
+        *(_accuracy_notes(board) if "accuracy" in shown else []),
+        *_synthetic_notes(board),
+        *_step_notes(board),
+        *_warnings(board.rows),
+    ]
+    has_ratio = any(row.memory_ratio is not None or row.step_ratio is not None for row in board.rows)
+    if ("memory" in shown or "step" in shown) and not has_ratio:
+        notes.append("No ratios: there is no measured row of full fine-tuning here.")
+    return notes
+
+
+def _accuracy_notes(board: Leaderboard) -> list[str]:
+    known = [row for row in board.rows if row.accuracy]
+    if not known:
+        trained = "full" in board.conditions["phases"]
+        why = "no training was finished" if trained else "the short phase doesn't train to the end"
+        return [f"Accuracy is unavailable: {why}."]
+    notes = []
+    if any(row.on_front for row in board.rows):
+        notes.append(f"{FRONT_MARK} Pareto front: no other row has both less memory and better accuracy.")
+    totals = sorted({row.accuracy.total for row in known if row.accuracy})
+    rows = " or ".join(f"{total:,}" for total in totals)
+    seeds = _by_value(known, lambda row: len(row.accuracy.by_seed) if row.accuracy else 0)
+    mean = "" if seeds == "1" else f"Accuracy is the mean of {seeds} seeds. "
+    notes.append(f"{mean}± is the 95 % Wilson interval at {rows} validation rows.")
+    if any(row.within_noise for row in board.rows):
+        notes.append(f"{NOISE_MARK} within noise of the best accuracy: the intervals overlap.")
+    return notes
+
+
+def _synthetic_notes(board: Leaderboard) -> list[str]:
+    things = []
+    if board.synthetic_weights and board.conditions["weights"] != "random":
+        things.append("the backbone is pre-trained on generated text")
+    if board.synthetic_data:
+        things.append("the data is generated")
+    return [f"Synthetic: {' and '.join(things)}; rankings need not hold on real data."] if things else []
+
+
+def _step_notes(board: Leaderboard) -> list[str]:
+    measured = [row for row in board.rows if row.measured_steps is not None]
+    if not measured:
+        return []
+    steps = _by_value(measured, lambda row: row.measured_steps or 0)
+    cut = any(row.stopped_by_time for row in measured)
+    notes = [
+        f"Step times are medians of {steps} measured steps{'; max_seconds cut some short' if cut else ''}."
+    ]
+    strange = [f"{row.name} {row.outlier_steps}" for row in measured if row.outlier_steps]
+    if strange:
+        notes.append(f"Outlying steps (modified z-score above {OUTLIER_THRESHOLD}): {_listed(strange)}.")
+    slow = [row.name for row in measured if row.first_step_slow]
+    if slow:
+        notes.append(f"The first measured step is slow, warm-up may be too short: {_listed(slow)}.")
+    return notes
+
+
+def _by_value(rows: Sequence[Row], value: Callable[[Row], int]) -> str:
+    """``30``, or ``7 (full), 12 (lora) and 30 (the others)``: the commonest value needs no names."""
+    names: dict[int, list[str]] = {}
+    for row in rows:
+        names.setdefault(value(row), []).append(row.name)
+    if len(names) == 1:
+        return str(next(iter(names)))
+    commonest = max(names, key=lambda number: (len(names[number]), number))
+    rare = [f"{number} ({_listed(names[number])})" for number in sorted(names) if number != commonest]
+    last = _listed(names[commonest]) if len(names[commonest]) == 1 else "the others"
+    return f"{', '.join(rare)} and {commonest} ({last})"
+
+
+def _warnings(rows: Iterable[Row]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in row.warnings:
+            names.setdefault(warning, []).append(row.name)
+    return [f"{_listed(who)}: {warning}" for warning, who in names.items()]
+
+
+def failures(board: Leaderboard) -> list[str]:
+    """How and why runs failed, one line for all seeds of a row that failed alike."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for row in board.rows:
+        for outcome in row.failures:
+            words = failure_words(outcome.status, outcome.failure)
+            seeds.setdefault((row.name, words), []).append(outcome.seed)
+    return [
+        f"{name}, {'seed' if len(known) == 1 else 'seeds'} {', '.join(map(str, known))}: {words}"
+        for (name, words), known in seeds.items()
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= _MOST_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"
