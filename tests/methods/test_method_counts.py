@@ -1,4 +1,4 @@
-"""Trainable parameters of published geometries, against METHODS' counts and formulas written out here."""
+"""Trainable parameters of published geometries, against published counts and formulas written out here."""
 
 from __future__ import annotations
 

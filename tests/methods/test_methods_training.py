@@ -89,6 +89,19 @@ def test_bfloat16_runs(architecture: str, method: Any) -> None:
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@every_method
+def test_autocast_stays_close_to_float32(method: Any, attention: str) -> None:
+    model = scatter(method.apply(tiny("roberta", attention=attention)))
+    inputs = batch("roberta")
+    expected = model(**inputs).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(**inputs)
+    output.loss.backward()
+    torch.testing.assert_close(output.logits.float(), expected, atol=0.1, rtol=0.05)
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+
+
 @every_architecture
 def test_head_and_last_layers_save_nothing_of_what_is_frozen(architecture: str) -> None:
     """Largest allowed: head only keeps less than one hidden state; the last layer less than all layers."""
