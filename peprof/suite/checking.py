@@ -179,7 +179,7 @@ class Checker:
             if key.startswith("methods."):
                 axes[key] = self._method_axis(key, values if right else [], tree)
             else:
-                axes[key] = self._section_axis(key, values if right else [])
+                axes[key] = self._section_axis(key, values if right else [], tree)
             if not right and len(self.faults) == before:
                 self.faults.append(
                     Fault(
@@ -198,7 +198,7 @@ class Checker:
             )
         return axes
 
-    def _section_axis(self, key: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    def _section_axis(self, key: str, values: Sequence[Any], tree: Tree) -> tuple[Any, ...]:
         section, _, name = key.partition(".")
         allowed = [item for item in SECTION_KEYS if item.partition(".")[0] in _MATRIX_SECTIONS]
         allowed.remove("train.seeds")
@@ -221,7 +221,9 @@ class Checker:
         for index, value in enumerate(values):
             table = {**_LEAST.get(section, {}), name: value}
             if key == "data.path":
-                del table["name"]
+                data = tree.get("data")
+                splits = data.items() if isinstance(data, dict) else ()
+                table = {"path": value, **{item: split for item, split in splits if item.endswith("_split")}}
             checker = Checker(methods=self.methods, roots=self.roots)
             part = checker._section(section, {section: table})
             self._adopt(checker.faults, key, f"matrix.{key}[{index}]")

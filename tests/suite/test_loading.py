@@ -249,6 +249,20 @@ def test_paths_lead_from_where_one_is_then_from_the_file(
     assert load_suite(path, overrides=overrides).suite.data.path == str((path.parent / "rows").resolve())
 
 
+def test_data_of_a_matrix_is_looked_at_with_the_suites_splits(write_suite: Write, tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "train.tsv").write_text("a")
+    (folders[0] / "dev.tsv").write_text("a")
+    overrides = ["data.validation_split=dev", f"matrix.data.path={[str(folder) for folder in folders]}"]
+    with pytest.raises(SuiteError) as caught:
+        load_suite(write_suite(TEXT), overrides=overrides)
+    (fault,) = caught.value.faults
+    assert fault.key == "--set matrix.data.path[1]"
+    assert fault.problem == f"no file for the split 'dev' in {folders[1]}"
+
+
 def test_the_embedded_model_is_never_a_directory(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
