@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from peprof.devices import open_device as open_device
     from peprof.profiler.latency import measure_latency as measure_latency
     from peprof.profiler.memory import measure_memory as measure_memory
     from peprof.results.frame import load_results as load_results
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from peprof.suite.loading import load_suite as load_suite
 
 _HOMES = {
+    "open_device": "peprof.devices",
     "measure_latency": "peprof.profiler.latency",
     "measure_memory": "peprof.profiler.memory",
     "load_results": "peprof.results.frame",

@@ -151,11 +151,14 @@ def _read_file(path: Path) -> datasets.Dataset:
         options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}  # a quote mark is text there
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
-    # Asked for by name, a split without rows would be an error about an "instruction".
-    found = datasets.load_dataset(LOADERS[path.suffix], data_files={"rows": str(path)}, **options)
-    if "rows" not in found:
-        raise ValueError(f"there are no rows in {path.name}")
-    loaded = found["rows"]
+    try:
+        loaded = datasets.load_dataset(
+            LOADERS[path.suffix], data_files={"rows": str(path)}, split="rows", **options
+        )
+    except ValueError as error:
+        if "corresponds to no data" in str(error):  # the library's words for a header without rows
+            raise ValueError(f"there are no rows in {path.name}") from error
+        raise
     assert isinstance(loaded, datasets.Dataset)
     return loaded
 
