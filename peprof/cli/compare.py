@@ -16,7 +16,7 @@ _WIDTH_OF_A_FILE = 140
 
 
 @click.command()
-@click.argument("directories", metavar="[DIR]...", nargs=-1, type=click.Path(file_okay=False, path_type=Path))
+@click.argument("directories", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--sort",
     metavar="COLUMN",
@@ -25,9 +25,9 @@ _WIDTH_OF_A_FILE = 140
 @click.option(
     "--columns",
     metavar="COLUMN,...",
-    help="Show these columns: method, trainable, accuracy, memory, step, samples, train_time, status, forward, "
-    "backward, clip, optimizer, tokens, reserved, checkpoint, epoch_time, evaluation_time, steps, outliers, "
-    "seeds, run_ids.",
+    help="Show these columns: method, trainable, accuracy, memory, step, samples, train_time, status, "
+    "forward, backward, clip, optimizer, tokens, reserved, checkpoint, epoch_time, evaluation_time, steps, "
+    "outliers, seeds, run_ids.",
 )
 @click.option(
     "--group-by",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -267,7 +266,7 @@ _ALL = (
             "label": row.label,
             "variant": row.variant or None,
             "method": row.method,
-            "options": json.dumps(row.options, sort_keys=True),
+            "options": dict(row.options),
         },
         order=lambda row: row.name,
         numeric=False,

@@ -130,7 +130,7 @@ def to_csv(boards: Sequence[Leaderboard], *, columns: Sequence[str] | None = Non
         {
             "table": number,
             "group": board.group,
-            **_raw(row, chosen),
+            **{name: _flat(value) for name, value in _raw(row, chosen).items()},
             **{name.replace(" ", "_"): board.conditions.get(name) for name in conditions},
         }
         for number, board in enumerate(boards, start=1)
@@ -141,6 +141,10 @@ def to_csv(boards: Sequence[Leaderboard], *, columns: Sequence[str] | None = Non
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _flat(value: object) -> object:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 
 def _all_or(columns: Sequence[str] | None) -> Sequence[Column]:

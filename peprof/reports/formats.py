@@ -34,7 +34,7 @@ def human_seconds(value: float) -> str:
     size, unit = _TIME_UNITS[0]
     for next_size, next_unit in _TIME_UNITS[1:]:
         # compared as it would be printed, so that 999.7 ms is 1.00 s and not 1,000 ms
-        if float(f"{value / next_size:.3g}") < 1:
+        if float(significant(value / size).replace(",", "")) < round(next_size / size):
             break
         size, unit = next_size, next_unit
     return f"{significant(value / size)} {unit}"

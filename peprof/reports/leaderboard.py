@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from rich.box import Box
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from peprof.errors import PeprofError
 from peprof.reports import notes
 from peprof.reports.columns import Cell, Column, columns_named, default_columns
 from peprof.results.comparison import Leaderboard
@@ -20,10 +19,13 @@ from peprof.results.comparison import Leaderboard
 _GAP = 2  # one from the table's padding, one from its (blank) lines between columns
 _INDENT = 1
 _LONGEST_NAME = 28  # a longer name of a method is folded, where the table would be too wide
-_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")  # only a line below the header
+# Only a line below the header.
+_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+_PLAIN_RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 _TONES = {"plain": "", "missing": "dim", "bad": "red", "doubtful": "yellow"}
 _BEST = "bold green"
+_MARK = "cyan"
 
 # For terminals and files whose encoding lacks them.
 _PLAIN = str.maketrans(
@@ -36,7 +38,6 @@ def print_leaderboards(
     boards: Sequence[Leaderboard],
     *,
     columns: Sequence[str] | None = None,
-    problems: Sequence[PeprofError] = (),
 ) -> None:
     """Prints tables as wide as the console allows.
 
@@ -47,7 +48,6 @@ def print_leaderboards(
         console: where to.
         boards: in order.
         columns: keys of the columns; the usual ones unless given.
-        problems: results that could not be read.
 
     Raises:
         UsageError: there is no such column.
@@ -57,39 +57,37 @@ def print_leaderboards(
         if number > 1:
             console.print()
         _print_board(console, board, chosen, number, len(boards))
-    if problems:
-        console.print()
-        for problem in problems:
-            _say(console, f"Left out: {problem.message}", "yellow")
 
 
 def _print_board(
     console: Console, board: Leaderboard, chosen: Sequence[Column] | None, number: int, count: int
 ) -> None:
+    room = console.width - _INDENT
     _say(console, notes.heading(board, number, count), "bold")
-    for line in _packed(notes.main_conditions(board), console.width - 2 * _INDENT):
+    for line in _packed(notes.main_conditions(board), room):
         _say(console, line, "dim")
     for alert in notes.alerts(board):
         _say(console, alert, "bold yellow")
     reason = notes.reason(board)
     if reason:
         _say(console, reason, "yellow")
-    room = console.width - 2 * _INDENT
+    columns = default_columns() if chosen is None else chosen
+    filled = [_fill(column, board, plain=_is_plain(console)) for column in columns]
+    left_out: list[_Filled] = []
     if chosen is None:
-        shown, left_out = _most_important(default_columns(), board, room)
-        blocks, keys = [shown], [column.key for column in default_columns()]
+        shown, left_out = _most_important(filled, room)
+        blocks = [shown]
     else:
-        blocks, left_out = _blocks(chosen, board, room), []
-        keys = [column.key for column in chosen]
+        blocks = _blocks(filled, room)
     for block in blocks:
         console.print()
-        table = _table(block, board, room, _is_plain(console))
-        console.print(Padding(table, (0, 0, 0, _INDENT), expand=False))
+        rule = _PLAIN_RULE if _is_plain(console) else _RULE
+        console.print(Padding(_table(block, room, rule), (0, 0, 0, _INDENT), expand=False))
     console.print()
-    for note in notes.footnotes(board, shown=keys):
+    for note in notes.footnotes(board, shown=[column.key for column in columns]):
         _say(console, note, "dim")
     if left_out:
-        names = ", ".join(column.key for column in left_out)
+        names = ", ".join(one.column.key for one in left_out)
         _say(console, f"Too narrow for: {names}. Widen the terminal, or choose with --columns.", "dim")
     for failure in notes.failures(board):
         _say(console, failure, "red")
@@ -117,103 +115,112 @@ def _packed(parts: Sequence[str], room: int) -> list[str]:
     return lines
 
 
-def _most_important(
-    columns: Sequence[Column], board: Leaderboard, room: int
-) -> tuple[list[Column], list[Column]]:
-    """The columns that fit, and those left out though they have values; one without any goes before all."""
-    empty = {column.key for column in columns if _is_empty(column, board)}
-    by_importance = sorted(
-        columns, key=lambda column: (column.key not in empty, column.importance or 0), reverse=True
+@dataclass(frozen=True, kw_only=True)
+class _Filled:
+    """A column with its cells, and how wide these want to be.
+
+    Args:
+        column: what it is.
+        cells: from top to bottom.
+        part_widths: of each part the widest of all cells.
+        width: of the whole column.
+        is_empty: no cell has a value.
+    """
+
+    column: Column
+    cells: tuple[Cell, ...]
+    part_widths: tuple[int, ...]
+    width: int
+    is_empty: bool
+
+
+def _fill(column: Column, board: Leaderboard, *, plain: bool) -> _Filled:
+    cells = [column.cell(row, board) for row in board.rows]
+    if plain:
+        cells = [replace(cell, parts=tuple(part.translate(_PLAIN) for part in cell.parts)) for cell in cells]
+    count = max((len(cell.parts) for cell in cells), default=0)
+    part_widths = tuple(
+        max((cell_len(cell.parts[place]) for cell in cells if place < len(cell.parts)), default=0)
+        for place in range(count)
     )
-    chosen: set[str] = set()
+    width = sum(part_widths) + max(count - 1, 0)
+    if column.key == "method":
+        width = min(width, _LONGEST_NAME)
+    return _Filled(
+        column=column,
+        cells=tuple(cells),
+        part_widths=part_widths,
+        width=max(width, *(cell_len(line) for line in column.header)),
+        is_empty=all(cell.tone == "missing" for cell in cells),
+    )
+
+
+def _most_important(filled: Sequence[_Filled], room: int) -> tuple[list[_Filled], list[_Filled]]:
+    """The columns that fit, and those left out though they have values; those without any yield first."""
+    by_importance = sorted(
+        filled, key=lambda one: (not one.is_empty, one.column.importance or 0), reverse=True
+    )
+    shown: set[str] = set()
     used = -_GAP
-    for column in by_importance:
-        needed = _GAP + _width(column, board)
-        if used + needed <= room or not chosen:
-            chosen.add(column.key)
-            used += needed
-    shown = [column for column in columns if column.key in chosen]
-    return shown, [column for column in columns if column.key not in chosen | empty]
+    for one in by_importance:
+        if used + _GAP + one.width <= room or not shown:
+            shown.add(one.column.key)
+            used += _GAP + one.width
+    left_out = [one for one in filled if one.column.key not in shown and not one.is_empty]
+    return [one for one in filled if one.column.key in shown], left_out
 
 
-def _is_empty(column: Column, board: Leaderboard) -> bool:
-    return all(column.cell(row, board).tone == "missing" for row in board.rows)
-
-
-def _blocks(columns: Sequence[Column], board: Leaderboard, room: int) -> list[list[Column]]:
+def _blocks(filled: Sequence[_Filled], room: int) -> list[list[_Filled]]:
     """The columns in as many blocks as the width demands, the method's name in each of them."""
-    name, *others = columns
+    name, *others = filled
     blocks = [[name]]
-    used = _width(name, board)
-    for column in others:
-        needed = _width(column, board) + _GAP
+    used = name.width
+    for one in others:
+        needed = _GAP + one.width
         if used + needed > room and len(blocks[-1]) > 1:
             blocks.append([name])
-            used = _width(name, board)
-        blocks[-1].append(column)
+            used = name.width
+        blocks[-1].append(one)
         used += needed
     return blocks
 
 
-def _width(column: Column, board: Leaderboard) -> int:
-    cells = [column.cell(row, board) for row in board.rows]
-    widest = sum(_part_widths(cells)) + max((len(cell.parts) for cell in cells), default=1) - 1
-    if column.key == "method":
-        widest = min(widest, _LONGEST_NAME)
-    return max(widest, *(cell_len(line) for line in column.header))
-
-
-def _part_widths(cells: Sequence[Cell]) -> list[int]:
-    """Of each part the widest among all rows."""
-    count = max((len(cell.parts) for cell in cells), default=0)
-    return [
-        max((cell_len(cell.parts[part]) for cell in cells if part < len(cell.parts)), default=0)
-        for part in range(count)
-    ]
-
-
-def _table(columns: Sequence[Column], board: Leaderboard, room: int, plain: bool) -> Table:
-    table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    lines = max(len(column.header) for column in columns)
-    natural = sum(_width(column, board) for column in columns) + _GAP * (len(columns) - 1)
-    rendered = []
-    for column in columns:
-        cells = [column.cell(row, board) for row in board.rows]
-        widths = _part_widths(cells)
-        rendered.append([_text(cell, widths, column, plain) for cell in cells])
-        last_resort = column.key == "method" or natural > room
+def _table(filled: Sequence[_Filled], room: int, rule: Box) -> Table:
+    table = Table(box=rule, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold")
+    too_wide = sum(one.width for one in filled) + _GAP * (len(filled) - 1) > room
+    lines = max(len(one.column.header) for one in filled)
+    for one in filled:
+        header = one.column.header
         table.add_column(
-            Text("\n" * (lines - len(column.header)) + "\n".join(column.header)),
-            justify="right" if column.numeric else "left",
+            Text("\n" * (lines - len(header)) + "\n".join(header)),
+            justify="right" if one.column.numeric else "left",
             overflow="fold",
-            no_wrap=not last_resort,
+            no_wrap=not (too_wide or one.column.key == "method"),
         )
-    for row in zip(*rendered, strict=True):
-        table.add_row(*row)
+    for cells in zip(*([_text(cell, one) for cell in one.cells] for one in filled), strict=True):
+        table.add_row(*cells)
     return table
 
 
-def _text(cell: Cell, widths: Sequence[int], column: Column, plain: bool) -> Text:
+def _text(cell: Cell, filled: _Filled) -> Text:
     """The parts of a cell, each as wide as the widest above and below it, so that they line up."""
-    text = Text(style=Style.parse(_TONES[cell.tone]) if _TONES[cell.tone] else "")
-    for place, width in enumerate(widths):
+    numeric = filled.column.numeric
+    text = Text(style=_TONES[cell.tone])
+    for place, width in enumerate(filled.part_widths):
         part = cell.parts[place] if place < len(cell.parts) else ""
         fill = " " * (width - cell_len(part))
-        if place:
-            text.append(" ")
-        is_mark = column.key == "method" and len(widths) > 1 and place == 0
-        style = _part_style(cell, place, column, is_mark)
-        text.append(fill) if column.numeric else None
-        text.append(part.translate(_PLAIN) if plain else part, style=style)
-        text.append(fill) if not column.numeric else None
-    if not column.numeric:
+        text.append(" " if place else "")
+        text.append(fill if numeric else "")
+        text.append(part, style=_part_style(cell, place, filled))
+        text.append("" if numeric else fill)
+    if not numeric:
         text.rstrip()
     return text
 
 
-def _part_style(cell: Cell, place: int, column: Column, is_mark: bool) -> str:
-    if is_mark:
-        return "cyan"
-    if cell.best and place == 0:
-        return _BEST
-    return "dim" if place and column.numeric and column.key != "trainable" else ""
+def _part_style(cell: Cell, place: int, filled: _Filled) -> str:
+    if filled.column.key == "method":
+        return _MARK if place == 0 and len(filled.part_widths) > 1 else ""
+    if place == 0:
+        return _BEST if cell.best else ""
+    return "dim" if filled.column.numeric and filled.column.key != "trainable" else ""

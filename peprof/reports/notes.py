@@ -68,16 +68,19 @@ def footnotes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:
         board: the table.
         shown: keys of the columns that are shown.
     """
-    notes = [
+    return [
         *(_accuracy_notes(board) if "accuracy" in shown else []),
         *_synthetic_notes(board),
+        *(_ratio_notes(board) if "memory" in shown or "step" in shown else []),
         *_step_notes(board),
         *_warnings(board.rows),
     ]
-    has_ratio = any(row.memory_ratio is not None or row.step_ratio is not None for row in board.rows)
-    if ("memory" in shown or "step" in shown) and not has_ratio:
-        notes.append("No ratios: there is no measured row of full fine-tuning here.")
-    return notes
+
+
+def _ratio_notes(board: Leaderboard) -> list[str]:
+    if any(row.memory_ratio is not None or row.step_ratio is not None for row in board.rows):
+        return ["Ratios (x) are to full fine-tuning."]
+    return ["No ratios: full fine-tuning was not measured here."]
 
 
 def _accuracy_notes(board: Leaderboard) -> list[str]:

@@ -24,6 +24,11 @@ from peprof.suite.planning import RunSpec
 #: Without a terminal a run says where it is at most so often.
 SECONDS_BETWEEN_LINES = 5.0
 
+# Characters of a terminal: a wide bar from here on, no loss below there.
+_ROOMY, _NARROW = 100, 72
+_OTHER_COLUMNS = 60  # what phase, bar, steps, loss and time take
+_SHORTEST_NAME = 16
+
 _STYLES = {"ok": "green", "oom": "red", "failed": "red", "timeout": "red", "diverged": "yellow"}
 
 
@@ -82,8 +87,8 @@ class RunProgress:
         self._finished_before = finished_already
         runs = "1 run" if total_runs == 1 else f"{total_runs} runs"
         before = f", {finished_already} finished before" if finished_already else ""
-        self._view.line(Text(f"{runs}{before}"))
         self._show_overall()
+        self._view.line(Text(f"{runs}{before}"))
 
     def notice(self, text: str) -> None:
         """Says something that must not be missed."""
@@ -117,8 +122,8 @@ class RunProgress:
         if active is not None:  # else another runner did it: that says nothing of our pace
             self._run_times_s.append(self._clock() - active.started_s)
         name = active.name if active is not None else _name(record.spec)
-        self._view.line(_result_line(name, record))
         self._show_overall()
+        self._view.line(_result_line(name, record))
 
     def _preparing_is_over(self) -> None:
         if self._active.pop("", None) is not None:
@@ -221,13 +226,16 @@ class _BarView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        one_line = Column(no_wrap=True, overflow="ellipsis")
+        roomy = console.width >= _ROOMY
+        self._has_loss = console.width >= _NARROW
+        self._longest_name = max(console.width - _OTHER_COLUMNS, _SHORTEST_NAME)
         self._bars = Bars(
-            TextColumn(
-                "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
-            ),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[where]}", justify="right", table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[detail]}", style="dim", table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=one_line),
+            TextColumn("{task.fields[phase]}", markup=False, table_column=one_line),
+            BarColumn(bar_width=20 if roomy else 10),
+            TextColumn("{task.fields[where]}", justify="right", table_column=one_line),
+            TextColumn("{task.fields[detail]}", style="dim", table_column=one_line),
             console=console,
             auto_refresh=False,
             transient=True,
@@ -248,21 +256,24 @@ class _BarView:
         self.at(key, active, Progress(phase="start"))
 
     def at(self, key: str, active: _Active, event: Progress) -> None:
-        name = f"{active.name}: " if active.name else ""
-        details = [f"loss {event.loss:.3f}"] if event.loss is not None else []
+        details = [f"loss {event.loss:.3f}"] if event.loss is not None and self._has_loss else []
         if event.seconds_left is not None:
             details.append(f"{human_clock(event.seconds_left)} left")
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task("", total=None, where="", detail="")
+            self._tasks[key] = self._bars.add_task("", total=None, phase="", where="", detail="")
         self._bars.update(
             self._tasks[key],
-            description=f"{name}{event.phase}",
+            description=self._shortened(active.name),
+            phase=event.phase,
             total=event.total,
             completed=event.step,
             where=_where(event),
             detail=", ".join(details),
         )
         self._bars.refresh()
+
+    def _shortened(self, name: str) -> str:
+        return name if len(name) <= self._longest_name else f"{name[: self._longest_name - 1]}…"
 
     def gone(self, key: str) -> None:
         task = self._tasks.pop(key, None)
@@ -271,6 +282,6 @@ class _BarView:
 
     def overall(self, done: int, total: int, left: str) -> None:
         if self._suite is None:
-            self._suite = self._bars.add_task("all runs", total=total, where="", detail="")
+            self._suite = self._bars.add_task("all runs", total=total, phase="", where="", detail="")
+        # Drawn with the line or the run's bar that follows.
         self._bars.update(self._suite, total=total, completed=done, where=f"{done}/{total}", detail=left)
-        self._bars.refresh()

@@ -1,0 +1,1 @@
+"""What was measured: records, their store, and what may be compared. Never imports torch."""

@@ -19,7 +19,7 @@ REFERENCE_METHOD = "full"
 _GROUPINGS: dict[str, Callable[[RunRecord], str | None]] = {
     "batch_size": lambda record: str(record.spec.train.batch_size),
     "data": lambda record: record.spec.data.name or record.spec.data.path,
-    "device": lambda record: record.environment.device_name if record.environment else record.spec.device,
+    "device": lambda record: record.environment.device_name if record.environment else None,
     "dtype": lambda record: record.spec.model.dtype,
     "max_length": lambda record: str(record.spec.data.max_length),
     "method": lambda record: record.spec.method.name,

@@ -31,7 +31,7 @@ def asked_conditions(spec: RunSpec) -> dict[str, str]:
         "optimizer": train.optimizer,
         "gradient clipping": f"{train.max_grad_norm:g}" if train.max_grad_norm is not None else "off",
         "device": spec.device,
-        "phases": " + ".join(spec.phases),
+        "phases": " + ".join(phase for phase in ("short", "full") if phase in spec.phases),
     }
     if "full" in spec.phases:
         asked["training"] = _training(spec)

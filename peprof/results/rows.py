@@ -74,8 +74,8 @@ class Row:
     trainable_backbone: int | None
     trainable_head: int | None
     accuracy: Accuracy | None
-    peak_allocated_bytes: float | None
-    peak_reserved_bytes: float | None
+    peak_allocated_bytes: int | None
+    peak_reserved_bytes: int | None
     step: Quartiles | None
     forward: Quartiles | None
     backward: Quartiles | None
@@ -91,7 +91,7 @@ class Row:
     train_time_s: float | None
     evaluation_time_s: float | None
     epoch_time_s: float | None
-    checkpoint_bytes: float | None
+    checkpoint_bytes: int | None
     memory_ratio: float | None = None
     step_ratio: float | None = None
     best: frozenset[str] = frozenset()
@@ -191,8 +191,8 @@ def _row(runs: Sequence[RunRecord]) -> Row:
         trainable_backbone=counts.trainable_backbone if counts else None,
         trainable_head=counts.trainable_head if counts else None,
         accuracy=_accuracy(runs),
-        peak_allocated_bytes=_middle(memory.peak_allocated_bytes for memory in memories),
-        peak_reserved_bytes=_middle(memory.peak_reserved_bytes for memory in memories),
+        peak_allocated_bytes=_middle_bytes(memory.peak_allocated_bytes for memory in memories),
+        peak_reserved_bytes=_middle_bytes(memory.peak_reserved_bytes for memory in memories),
         step=_middle_quartiles(shorts, lambda short: short.step),
         forward=_middle_quartiles(shorts, lambda short: short.forward),
         backward=_middle_quartiles(shorts, lambda short: short.backward),
@@ -208,7 +208,7 @@ def _row(runs: Sequence[RunRecord]) -> Row:
         train_time_s=_middle(full.train_time_s for full in fulls),
         evaluation_time_s=_middle(full.evaluation_time_s for full in fulls),
         epoch_time_s=_middle(epoch_time_s(full) for full in fulls),
-        checkpoint_bytes=_middle(full.checkpoint_bytes for full in fulls),
+        checkpoint_bytes=_middle_bytes(full.checkpoint_bytes for full in fulls),
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
     )
 
@@ -216,6 +216,11 @@ def _row(runs: Sequence[RunRecord]) -> Row:
 def _middle(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return median(known) if known else None
+
+
+def _middle_bytes(values: Iterable[int | None]) -> int | None:
+    middle = _middle(values)
+    return None if middle is None else round(middle)
 
 
 def _middle_quartiles(
