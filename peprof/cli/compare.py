@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -10,9 +9,6 @@ import click
 from peprof.errors import UsageError
 
 FORMATS = ("rich", "markdown", "json", "csv")
-
-# Where nobody looks at a screen, a line may be as long as the usual columns need.
-_WIDTH_OF_A_FILE = 140
 
 
 @click.command()
@@ -79,14 +75,9 @@ def compare(
     elif output_format == "csv":
         click.echo(to_csv(boards, columns=chosen), nl=False)
     else:
-        from rich.console import Console
+        from peprof.reports.leaderboard import print_leaderboards, results_console
 
-        from peprof.reports.leaderboard import print_leaderboards
-
-        console = Console()
-        if not console.is_terminal and "COLUMNS" not in os.environ:
-            console = Console(width=_WIDTH_OF_A_FILE)
-        print_leaderboards(console, boards, columns=chosen)
+        print_leaderboards(results_console(), boards, columns=chosen)
 
 
 def _nothing_found(searched: tuple[Path, ...], *, damaged: int) -> UsageError:

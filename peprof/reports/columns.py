@@ -194,8 +194,8 @@ def _status_raw(row: Row) -> dict[str, object]:
         "status": row.status,
         "runs": len(row.outcomes),
         "ok_runs": row.ok,
-        "failures": "; ".join(failures) or None,
-        "warnings": "; ".join(row.warnings) or None,
+        "failures": failures,
+        "warnings": list(row.warnings),
     }
 
 
@@ -323,7 +323,7 @@ _ALL = (
         header=("seeds",),
         importance=None,
         cell=lambda row, _: Cell(parts=(", ".join(str(seed) for seed in row.seeds),)),
-        raw=lambda row: {"seeds": " ".join(str(seed) for seed in row.seeds)},
+        raw=lambda row: {"seeds": list(row.seeds)},
         order=lambda row: len(row.seeds),
     ),
     Column(
@@ -331,7 +331,7 @@ _ALL = (
         header=("run ids",),
         importance=None,
         cell=lambda row, _: Cell(parts=(", ".join(outcome.run_id for outcome in row.outcomes),)),
-        raw=lambda row: {"run_ids": " ".join(outcome.run_id for outcome in row.outcomes)},
+        raw=lambda row: {"run_ids": [outcome.run_id for outcome in row.outcomes]},
         order=lambda row: row.outcomes[0].run_id,
         numeric=False,
     ),

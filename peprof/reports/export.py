@@ -144,6 +144,8 @@ def to_csv(boards: Sequence[Leaderboard], *, columns: Sequence[str] | None = Non
 
 
 def _flat(value: object) -> object:
+    if isinstance(value, list):
+        return "; ".join(str(item) for item in value)
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 

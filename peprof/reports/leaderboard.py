@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from peprof.results.comparison import Leaderboard
 
 _GAP = 2  # one from the table's padding, one from its (blank) lines between columns
 _INDENT = 1
+_WIDTH_OF_A_FILE = 140
 _LONGEST_NAME = 28  # a longer name of a method is folded, where the table would be too wide
 # Only a line below the header.
 _RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
@@ -31,6 +33,14 @@ _MARK = "cyan"
 _PLAIN = str.maketrans(
     {"–": "-", "±": "+-", "◆": "*", "≈": "~", "×": "x", "·": "|", "→": "->", "µ": "u", "─": "-"}
 )
+
+
+def results_console() -> Console:
+    """Standard output: as wide as the terminal; where there is none, wide enough for all usual columns."""
+    console = Console()
+    if console.is_terminal or "COLUMNS" in os.environ:
+        return console
+    return Console(width=_WIDTH_OF_A_FILE)
 
 
 def print_leaderboards(

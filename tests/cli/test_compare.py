@@ -43,6 +43,15 @@ def test_the_results_directory_is_the_default(results, monkeypatch):
     assert result.stderr == ""
 
 
+def test_a_file_gets_all_columns_and_a_given_width_is_kept_to(results, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert "Too narrow" not in call(results).stdout
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = call(results).stdout
+    assert "Too narrow for: trainable" in narrow
+    assert max(len(line) for line in narrow.splitlines()) <= 60
+
+
 def test_one_suite_of_several(results):
     result = call(results / "big")
     assert "Table" not in result.stdout

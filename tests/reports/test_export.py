@@ -101,7 +101,7 @@ def test_json_has_bytes_seconds_and_null_for_what_was_not_measured():
     (board,) = content["leaderboards"]
     assert board["conditions"]["batch size"] == "16"
     lora, full, ia3 = board["rows"]
-    assert (lora["label"], lora["options"], lora["seeds"]) == ("lora", {"rank": 8}, "0")
+    assert (lora["label"], lora["options"], lora["seeds"]) == ("lora", {"rank": 8}, [0])
     assert lora["peak_allocated_bytes"] == 512 * MIB
     assert (lora["memory_ratio"], lora["step_ratio"], lora["step_s"]) == (0.5, 0.5, 0.1)
     assert (lora["accuracy"], full["accuracy"]) == (790 / 872, 790 / 872)
@@ -109,7 +109,7 @@ def test_json_has_bytes_seconds_and_null_for_what_was_not_measured():
     assert (ia3["accuracy"], ia3["peak_allocated_bytes"], ia3["step_s"]) == (None, None, None)
     assert (ia3["status"], ia3["failures"]) == (
         "oom",
-        "seed 0: out of memory in 'short: warm-up': out of memory",
+        ["seed 0: out of memory in 'short: warm-up': out of memory"],
     )
 
 
@@ -134,6 +134,7 @@ def test_csv_keeps_tables_apart_and_leaves_what_is_missing_empty():
     assert (rows[5]["peak_allocated_bytes"], rows[5]["accuracy"], rows[5]["status"]) == ("", "", "oom")
     assert (rows[0]["batch_size"], rows[11]["batch_size"]) == ("16", "32")
     assert rows[11]["training"] == ""
+    assert (rows[0]["seeds"], rows[0]["failures"]) == ("0; 1; 2", "")
 
 
 def test_csv_with_chosen_columns():
