@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peprof_methods.errors import require
 from peprof_methods.linears import plain_linear
-from peprof_methods.roles import LINEAR_ROLES, checked_roles, freeze_backbone, linears_by_role
+from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, freeze_backbone, linears_by_role
 
 
 class LoRALinear(nn.Linear):
@@ -94,7 +94,7 @@ class LoRA:
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
-    targets: tuple[str, ...] = ("attention.query", "attention.value")
+    targets: tuple[LinearRole, ...] = ("attention.query", "attention.value")
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, "rank", self.rank, "at least 1")

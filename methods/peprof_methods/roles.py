@@ -8,16 +8,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from peprof_methods.errors import UnknownRoleError, UnsupportedModelError
 
-ATTENTION_ROLES = ("attention.query", "attention.key", "attention.value", "attention.output")
-FEEDFORWARD_ROLES = ("feedforward.up", "feedforward.gate", "feedforward.down")
-LINEAR_ROLES = (*ATTENTION_ROLES, *FEEDFORWARD_ROLES)
+# A literal type, so that a misspelt target is seen while a suite is read, before torch is imported.
+LinearRole = Literal[
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "feedforward.up",
+    "feedforward.gate",
+    "feedforward.down",
+]
+LINEAR_ROLES: tuple[LinearRole, ...] = get_args(LinearRole)
 ROLES = (*LINEAR_ROLES, "layernorm", "embedding", "head")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("suite", metavar="SUITE")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the suite.")
-@click.option("--phase", "phases", multiple=True, type=click.Choice(["short", "full"]), help="Only this phase.")
+@click.option(
+    "--phase", "phases", multiple=True, type=click.Choice(["short", "full"]), help="Only this phase."
+)
 @click.option("--only", multiple=True, metavar="METHOD", help="Only this method (label or name).")
 @click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto: a GPU where there is one."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:N, or auto: a GPU where there is one.",
 )
 @click.option(
     "--results",
@@ -74,10 +78,8 @@ def run(
 def _run(
     loaded: LoadedSuite, *, device: str, results: Path, retry: bool, talk: Console, as_json: bool
 ) -> None:
-    from rich.console import Console
-
     from peprof.reports.export import to_json
-    from peprof.reports.leaderboard import print_leaderboards
+    from peprof.reports.leaderboard import print_leaderboards, results_console
     from peprof.reports.progress import RunProgress
     from peprof.results.comparison import leaderboards
     from peprof.running.runner import run_suite
@@ -88,7 +90,7 @@ def _run(
     if as_json:
         click.echo(to_json(boards))
     else:
-        print_leaderboards(Console(), boards)
+        print_leaderboards(results_console(), boards)
         talk.print(f"Records: {outcome.store.directory}", style="dim", highlight=False, soft_wrap=True)
     _raise_failures(outcome.records, outcome.store.directory)
 
@@ -109,8 +111,7 @@ def _raise_failures(records: tuple[RunRecord, ...], directory: Path) -> None:
 
 
 def _dry_run(loaded: LoadedSuite, *, device: str, results: Path, talk: Console, as_json: bool) -> None:
-    from rich.console import Console
-
+    from peprof.reports.leaderboard import results_console
     from peprof.reports.plan import plan_as_json, print_plan
     from peprof.reports.progress import RunProgress
     from peprof.results.store import ResultStore
@@ -123,4 +124,4 @@ def _dry_run(loaded: LoadedSuite, *, device: str, results: Path, talk: Console, 
     if as_json:
         click.echo(plan_as_json(specs, finished))
     else:
-        print_plan(Console(file=sys.stdout), specs, finished)
+        print_plan(results_console(), specs, finished)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from peprof_methods.errors import UnsupportedModelError
 from peprof_methods.roles import head_parameters
@@ -12,9 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peprof.results.record import ParameterCounts
+from peprof.suite.catalogue import known_methods
 from peprof.suite.schema import MethodConfig
-
-GROUP = "peprof.methods"
 
 
 class Method(Protocol):
@@ -28,20 +26,11 @@ def make_method(config: MethodConfig) -> Method:
     """Makes a method with its options.
 
     Raises:
-        ValueError: an option's value makes no sense, or there is no such method.
+        UsageError: there is no such method, or it has no such option.
+        ValueError: an option's value makes no sense.
     """
-    found = [entry for entry in entry_points(group=GROUP) if entry.name == config.name]
-    if not found:
-        raise ValueError(f"no installed distribution has a method '{config.name}'")
-    try:
-        return cast(Method, found[0].load()(**{key: _frozen(value) for key, value in config.options.items()}))
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-
-
-def _frozen(value: Any) -> Any:
-    """Lists -> tuples: options travel as JSON, methods hold immutable values."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+    method: Method = known_methods()[config.name].construct(config.options)
+    return method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ The parent never imports torch. It alone writes records, so that a run is record
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from peprof.errors import PeprofError, StoreError
+from peprof.errors import RunFailedError
 from peprof.events import Progress
 from peprof.results.record import Failure, RunRecord, Status
 from peprof.results.store import ResultStore
@@ -27,6 +28,8 @@ RETRIED: frozenset[Status] = frozenset({"failed", "timeout"})
 """What is tried again by the next call; running out of memory and diverging are results."""
 
 POLL_S = 0.25
+
+_MEMORY_HINT = "The system may have run out of memory (see the kernel's log): lower train.batch_size."
 
 
 class Observer(Protocol):
@@ -83,7 +86,7 @@ class _State:
 
 
 def prepare_suite(
-    loaded: LoadedSuite, *, device: str, observer: Observer, directory: Path, warm_caches: bool = True
+    loaded: LoadedSuite, *, device: str, observer: Observer, warm_caches: bool = True
 ) -> tuple[Prepared, tuple[RunSpec, ...]]:
     """Checks device, sources, data and options in a child, and plans the runs.
 
@@ -91,15 +94,14 @@ def prepare_suite(
         loaded: the suite.
         device: as the user named it.
         observer: told of progress, and of the offline overlay.
-        directory: where the child's log goes.
         warm_caches: also do what the first run would otherwise wait for (pre-training the embedded model).
 
     Raises:
         PeprofError: all that is wrong, together.
     """
     task = PrepareTask(loaded=loaded, device=device, warm_caches=warm_caches)
-    with _executor() as executor:
-        prepared = _prepared(executor, task, observer, directory / "prepare.log")
+    with _executor() as executor, tempfile.TemporaryDirectory(prefix="peprof-") as directory:
+        prepared = _prepared(executor, task, observer, Path(directory) / "prepare.log")
     suite = loaded.suite
     if prepared.offline_reason is not None:
         assert loaded.offline is not None  # else preparing had raised
@@ -135,7 +137,7 @@ def run_suite(
         KeyboardInterrupt: passed on, after the children have been ended. Finished records are kept.
     """
     store = ResultStore(results / loaded.suite.name)
-    prepared, specs = prepare_suite(loaded, device=device, observer=observer, directory=store.directory)
+    prepared, specs = prepare_suite(loaded, device=device, observer=observer)
     state = _State(queue=deque())
     for spec in specs:
         record = store.read(spec.run_id)
@@ -184,10 +186,10 @@ def _prepared(executor: LocalExecutor, task: Task, observer: Observer, log_path:
                 raise message.error
             else:
                 tail = child.log_tail()
-                raise PeprofError(
+                raise RunFailedError(
                     f"preparing the suite ended without an answer ({_exit_words(message.code)})"
                     + (f"; its last words:\n{tail}" if tail else ""),
-                    hint=f"The whole output is in {log_path}.",
+                    hint=_MEMORY_HINT if message.code == -9 else "Please report this, with the suite.",
                 )
 
 
@@ -360,8 +362,7 @@ def _exit_words(code: int) -> str:
 
 def _death_hint(code: int, child: Child) -> str:
     if code == -9:
-        return "The system may have run out of memory; see the kernel's log. Lower train.batch_size."
+        return _MEMORY_HINT
     return f"Its output is in {child.log_path}."
 
 
-__all__ = ["Observer", "Outcome", "StoreError", "prepare_suite", "run_suite"]

@@ -187,7 +187,7 @@ def test_options_can_be_read_without_importing(target: str) -> None:
         "float",
         "int | None",
         "float | None",
-        "tuple[str, ...]",
+        "tuple[LinearRole, ...]",
     }
     documented = ast.get_docstring(definition) or ""
     assert all(f"\n    {name}: " in documented for name in read)
