@@ -157,7 +157,7 @@ def _read_file(path: Path) -> datasets.Dataset:
         )
     except ValueError as error:
         if "corresponds to no data" in str(error):  # the library's words for a header without rows
-            raise ValueError(f"there are no rows in {path.name}") from error
+            raise ValueError(f"there are no rows in {path.name}") from None
         raise
     assert isinstance(loaded, datasets.Dataset)
     return loaded
