@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -25,7 +27,7 @@ class Spied:
             nn.Linear(512, 2048), nn.GELU(), nn.Linear(2048, 512), nn.LayerNorm(512), nn.Linear(512, 2)
         )
         self.optimizer = torch.optim.AdamW(self.model.parameters())
-        self.batch = torch.randn(768, 512)
+        self.batch = torch.randn(192, 512)
         self.calls_s: list[float] = []
 
     def __call__(self, batch: torch.Tensor, mark: Mark = no_mark) -> None:
@@ -47,7 +49,7 @@ class Spied:
     def drain(self) -> list[float]:
         """Seconds from call to call; the first two belong to the warm-up and to the switch from it."""
         calls, self.calls_s = self.calls_s, []
-        return [after - before for before, after in zip(calls[2:], calls[3:], strict=False)]
+        return [after - before for before, after in pairwise(calls[2:])]
 
 
 def bare_loop(step: Spied, steps: int) -> list[float]:
@@ -62,7 +64,7 @@ def timing_pass(step: Spied, steps: int) -> list[float]:
 
 
 def paired_ratio(rounds: int, steps: int) -> tuple[float, float]:
-    """Median seconds of a step in the timing pass by that in the bare loop, in rounds that change the order."""
+    """Median seconds of a step in the timing pass by those in the bare loop; rounds change the order."""
     step = Spied()
     bare_loop(step, 10)
     bare: list[float] = []
@@ -74,6 +76,16 @@ def paired_ratio(rounds: int, steps: int) -> tuple[float, float]:
     return median(measured) / median(bare), median(bare)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a shared machine would drown what is measured here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_the_timing_pass_costs_what_the_bare_loop_costs(benchmark: Any, quick: bool) -> None:
     rounds, steps = (16, 12) if quick else (40, 16)
 

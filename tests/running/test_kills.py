@@ -1,4 +1,4 @@
-"""Killed at any moment: nothing finished is lost or torn, nothing is left running, the same command completes."""
+"""Killed at any moment: nothing finished is lost, nothing is left running, the same command completes."""
 
 from __future__ import annotations
 
