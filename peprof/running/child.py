@@ -14,7 +14,7 @@ from pathlib import Path
 
 from peprof.errors import PeprofError
 from peprof.events import Progress
-from peprof.running.tasks import Raised, Result, Task
+from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, RunResult, Say, Task
 
 SECONDS_BETWEEN_EVENTS = 0.5
 """Signs of life are rarer than steps: each costs the parent a redraw, on processors that are being timed."""
@@ -48,7 +48,7 @@ def child_main(task: Task, connection: Connection, log_path: str) -> None:
     _redirect_output(Path(log_path))
     try:
         try:
-            answer: Result | Raised = Result(task.run(Speaker(connection)))
+            answer: Result | Raised = Result(_perform(task, Speaker(connection)))
         except PeprofError as error:
             answer = Raised(error)
         connection.send(answer)
@@ -58,6 +58,17 @@ def child_main(task: Task, connection: Connection, log_path: str) -> None:
     sys.stderr.flush()
     with suppress(OSError):
         connection.close()
+
+
+def _perform(task: Task, say: Say) -> Prepared | RunResult:
+    """Does the work. What does it imports torch, which the parent, who imports this file, must not."""
+    if isinstance(task, PrepareTask):
+        from peprof.running.preparing import prepare
+
+        return prepare(task.loaded, device=task.device, warm_caches=task.warm_caches, say=say)
+    from peprof.running.worker import run
+
+    return run(task.spec, device_name=task.device, source=task.source, attempt=task.attempt, say=say)
 
 
 def _die_with_parent() -> None:

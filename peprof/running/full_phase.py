@@ -15,7 +15,7 @@ from peprof.devices import Device
 from peprof.results.record import FullResult, TrainingHistory
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
-from peprof.training.data import EncodedSplit
+from peprof.training.batches import EncodedSplit
 from peprof.training.step import ClassifierStep
 from peprof.training.trainer import Trainer
 

@@ -364,5 +364,3 @@ def _death_hint(code: int, child: Child) -> str:
     if code == -9:
         return _MEMORY_HINT
     return f"Its output is in {child.log_path}."
-
-

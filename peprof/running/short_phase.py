@@ -11,7 +11,7 @@ from peprof.profiler.memory import measure_memory
 from peprof.results.record import MemoryResult, PhaseMemory, ShortResult, StepTimes
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
-from peprof.training.data import Batch, EncodedSplit
+from peprof.training.batches import Batch, EncodedSplit
 from peprof.training.step import ClassifierStep
 
 DISTINCT_BATCHES = 16

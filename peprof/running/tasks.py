@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from peprof.errors import PeprofError
@@ -18,13 +17,6 @@ class Say(Protocol):
 
     def __call__(self, event: Progress) -> None:
         """Sends a sign of life, unless one was sent a moment ago."""
-
-
-class Task(Protocol):
-    """Work for one fresh process; pickled on its way there, its result on the way back."""
-
-    def run(self, say: Say) -> Any:
-        """Does the work, in the child. May raise ``PeprofError``, which reaches the parent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +48,6 @@ class PrepareTask:
     device: str
     warm_caches: bool
 
-    def run(self, say: Say) -> Prepared:
-        """Prepares. Raises ``PeprofError`` with all that is wrong."""
-        from peprof.running.preparing import prepare
-
-        return prepare(self.loaded, device=self.device, warm_caches=self.warm_caches, say=say)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -87,11 +73,9 @@ class RunTask:
     source: str
     attempt: int
 
-    def run(self, say: Say) -> RunResult:
-        """Runs it; what goes wrong becomes part of the record."""
-        from peprof.running.worker import run
 
-        return run(self.spec, device_name=self.device, source=self.source, attempt=self.attempt, say=say)
+Task = PrepareTask | RunTask
+"""Work for one fresh process: sent there, done by ``child``."""
 
 
 @dataclass(frozen=True)
@@ -109,4 +93,3 @@ class Raised:
 
 
 Message = Progress | Result | Raised
-Channel = Connection

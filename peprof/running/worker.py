@@ -33,7 +33,8 @@ from peprof.running.short_phase import run_short_phase
 from peprof.running.tasks import RunResult, Say
 from peprof.suite.planning import RunSpec
 from peprof.training.backbone import load_backbone
-from peprof.training.data import ClassificationData, EncodedSplit, load_data
+from peprof.training.batches import EncodedSplit
+from peprof.training.data import ClassificationData, load_data
 from peprof.training.optimizers import HasParameterGroups, default_groups, make_optimizer, make_schedule
 from peprof.training.sources import go_offline
 from peprof.training.step import ClassifierStep

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 from peprof.devices import Device
-from peprof.training.data import EncodedSplit
+from peprof.training.batches import EncodedSplit
 
 
 @dataclass(frozen=True, kw_only=True)

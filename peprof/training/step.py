@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from peprof.devices import Mark, no_mark
-from peprof.training.data import Batch
+from peprof.training.batches import Batch
 
 
 class ClassifierStep:

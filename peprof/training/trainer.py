@@ -14,7 +14,7 @@ from peprof.errors import PeprofError
 from peprof.events import Progress
 from peprof.results.record import Evaluation, TrainingHistory
 from peprof.suite.schema import TrainConfig
-from peprof.training.data import Batch, EncodedSplit
+from peprof.training.batches import Batch, EncodedSplit
 from peprof.training.evaluation import evaluate
 from peprof.training.step import ClassifierStep
 

@@ -8,7 +8,8 @@ import pytest
 
 from peprof.errors import SuiteError
 from peprof.suite.schema import DataConfig
-from peprof.training.data import EncodedSplit, Split, load_data
+from peprof.training.batches import EncodedSplit
+from peprof.training.data import Split, load_data
 from peprof.training.geometries import known_config
 from peprof.training.made_tokenizer import make_tokenizer
 

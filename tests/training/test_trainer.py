@@ -10,7 +10,8 @@ from torch import nn
 from peprof.devices import CpuDevice
 from peprof.events import Progress
 from peprof.suite.schema import TrainConfig
-from peprof.training.data import EncodedSplit, Split
+from peprof.training.batches import EncodedSplit
+from peprof.training.data import Split
 from peprof.training.evaluation import evaluate
 from peprof.training.geometries import known_config
 from peprof.training.made_tokenizer import make_tokenizer

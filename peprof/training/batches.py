@@ -1,0 +1,88 @@
+"""Encoded examples -> batches on a device."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from peprof.training.data import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch on a device.
+
+    Args:
+        inputs: ``input_ids`` and ``attention_mask`` (batch, length), ``labels`` (batch,), and what else the
+            tokenizer gives.
+        real_tokens: tokens that are not padding.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    real_tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        moved = {key: value.to(device, non_blocking=True) for key, value in self.inputs.items()}
+        return Batch(inputs=moved, real_tokens=self.real_tokens)
+
+
+class EncodedSplit:
+    """A split as token ids, from which batches are made.
+
+    Args:
+        split: the texts.
+        tokenizer: also knows how to pad.
+        max_length: tokens that an example is cut to.
+    """
+
+    def __init__(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        columns = [list(column) for column in zip(*split.texts, strict=True)]
+        encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+        self._rows: dict[str, list[list[int]]] = dict(encoded)
+        self._labels = split.labels
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batch(self, rows: Sequence[int], *, pad_to_max_length: bool = False) -> Batch:
+        """Rows -> one batch, padded to its longest row, or to ``max_length`` where shapes must be fixed."""
+        chosen = {key: [values[row] for row in rows] for key, values in self._rows.items()}
+        padded = self._tokenizer.pad(
+            chosen,
+            padding="max_length" if pad_to_max_length else "longest",
+            max_length=self._max_length if pad_to_max_length else None,
+            return_tensors="pt",
+        )
+        inputs = dict(padded)
+        inputs["labels"] = torch.tensor([self._labels[row] for row in rows])
+        return Batch(inputs=inputs, real_tokens=sum(len(ids) for ids in chosen["input_ids"]))
+
+    def epoch(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
+        """All rows once, in an order that the seed decides; the last batch may be smaller."""
+        order = list(range(len(self)))
+        random.Random(seed).shuffle(order)
+        for start in range(0, len(order), batch_size):
+            yield self.batch(order[start : start + batch_size])
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """All rows once, as they stand."""
+        for start in range(0, len(self), batch_size):
+            yield self.batch(range(start, min(start + batch_size, len(self))))
+
+    def fixed_shape(self, batch_size: int, count: int, *, seed: int) -> list[Batch]:
+        """``count`` batches of ``batch_size`` rows padded to ``max_length``; rows repeat if there are few."""
+        draw = random.Random(seed)
+        order: list[int] = []
+        while len(order) < batch_size * count:
+            rows = list(range(len(self)))
+            draw.shuffle(rows)
+            order += rows
+        starts = range(0, batch_size * count, batch_size)
+        return [self.batch(order[start : start + batch_size], pad_to_max_length=True) for start in starts]
