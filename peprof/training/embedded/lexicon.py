@@ -142,7 +142,6 @@ FLIPPING = tuple(
         anything but {adjective}
         not {degree} {adjective}
         no real {quality}
-        less than {adjective}
         not a {adjective} {object}
         {subject} never {verb}
         {subject} hardly {verb}

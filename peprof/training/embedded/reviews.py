@@ -117,13 +117,14 @@ class _Writer:
     def review(self, split: Split) -> Review:
         positive = self._rng.random() < 0.5
         if split == "pretraining":
-            lengths = [2 + int(self._rng.random() * 8) for _ in range(1 + int(self._rng.random() * 3))]
+            sentences = 1 + int(self._rng.random() * 3)
+            lengths = [2 + int(self._rng.random() * 8) for _ in range(sentences)]
             verdict = [self._pick(VERDICTS.positive if positive else VERDICTS.negative)]
         else:
             lengths = [1 + bisect_right(_LENGTH_PER_MILLE, self._rng.random() * 1_000)]
             verdict = []
-        sentences = [self._of_split(split, positive, length) for length in lengths]
-        return Review(" . ".join(sentences + verdict), int(positive))
+        texts = [self._of_split(split, positive, length) for length in lengths]
+        return Review(" . ".join(texts + verdict), int(positive))
 
     def _of_split(self, split: Split, positive: bool, length: int) -> str:
         while True:  # length and label stay while the text is redrawn: no split prefers some of them

@@ -7,7 +7,6 @@ model of English.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from peprof.errors import StoreError
 from peprof.events import Progress
@@ -64,7 +64,7 @@ def load_tiny(
         StoreError: the cache can't be written.
     """
     directory = ensure_pretrained(progress)
-    with _without_notice_of_new_weights():
+    with _quietly():
         model = BertForSequenceClassification.from_pretrained(
             directory, num_labels=num_labels, attn_implementation=attention, dtype=dtype
         )
@@ -72,12 +72,14 @@ def load_tiny(
     return model, tokenizer
 
 
-def ensure_pretrained(progress: Callable[[Progress], None] | None = None, *, recipe: Recipe = RECIPE) -> Path:
+def ensure_pretrained(
+    progress: Callable[[Progress], None] | None = None, *, recipe: Recipe | None = None
+) -> Path:
     """Pre-train unless a whole result lies in the cache; of several processes one works, the others wait.
 
     Args:
         progress: hears of pre-training; of nothing when it is already done.
-        recipe: another one, another directory.
+        recipe: another one than ``RECIPE``; it has its own directory.
 
     Returns:
         A directory that transformers loads model and tokenizer from.
@@ -85,6 +87,7 @@ def ensure_pretrained(progress: Callable[[Progress], None] | None = None, *, rec
     Raises:
         StoreError: the cache can't be written.
     """
+    recipe = recipe or RECIPE
     directory = cache_directory() / f"tiny-{VERSION}-{recipe.digest()}"
     if _is_whole(directory):
         return directory
@@ -107,7 +110,7 @@ def _make(directory: Path, recipe: Recipe, progress: Callable[[Progress], None] 
     with tempfile.TemporaryDirectory(prefix=f"{directory.name}.part-", dir=directory.parent) as part:
         made = Path(part) / "whole"
         model = pretrain(recipe, progress)
-        with _without_progress_bars():
+        with _quietly():
             model.save_pretrained(made)
         make_tokenizer(recipe.max_positions).save_pretrained(made)
         sizes = {file.name: file.stat().st_size for file in sorted(made.iterdir())}
@@ -136,27 +139,15 @@ def _is_whole(directory: Path) -> bool:
 
 
 @contextmanager
-def _without_notice_of_new_weights() -> Iterator[None]:
-    """Silence transformers' report that head and pooler are new: here they always are."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with _without_progress_bars():
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars for four small files out of peprof's own progress."""
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
+def _quietly() -> Iterator[None]:
+    """Hide transformers' bars for small files, and its warning that head and pooler are new."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        if shown:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
