@@ -46,6 +46,7 @@ def child_main(task: Task, connection: Connection, log_path: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()
     _redirect_output(Path(log_path))
+    _quieten_libraries()
     try:
         try:
             answer: Result | Raised = Result(_perform(task, Speaker(connection)))
@@ -82,6 +83,21 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="peprof-parent-watch", daemon=True).start()
+
+
+def _quieten_libraries() -> None:
+    """No progress bars in the log, and no lock between processes for them.
+
+    tqdm's default lock is a named semaphore: a child that is killed would leave it behind, with a warning on
+    the user's terminal.
+    """
+    import datasets
+    from tqdm import tqdm
+    from transformers.utils import logging
+
+    tqdm.set_lock(threading.RLock())
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _redirect_output(path: Path) -> None:
