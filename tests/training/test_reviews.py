@@ -29,9 +29,7 @@ def test_first_sentences_are_the_same_on_every_machine_and_python() -> None:
     assert generate("train", 2, seed=1)[1] == Review(
         "as a whole , its dialogue is charming rather than tired", 1
     )
-    assert generate("pretraining", 1) == [
-        Review("here , the french editing looks gripping and turns out boring . skip it", 0)
-    ]
+    assert generate("pretraining", 1) == [Review("the french story drags today . skip it", 0)]
 
 
 def test_first_rows_do_not_depend_on_how_many_follow(train: list[Review]) -> None:
