@@ -18,25 +18,27 @@ from peprof.devices.base import Device, DeviceFacts, PhaseBytes, PhaseClock, Ste
 class EventClock(PhaseClock):
     """CUDA events on the stream of the work; they are waited for once, when drained.
 
-    Events are reused, so that a long training doesn't pile them up.
+    Events are reused, so that a long training doesn't pile them up. The device is named each time: an event
+    recorded on another one than the work's would time nothing.
     """
 
     name = "cuda_events"
 
-    def __init__(self, cuda: ModuleType | Any) -> None:
+    def __init__(self, cuda: ModuleType | Any, device: torch.device) -> None:
         self._cuda = cuda
+        self._device = device
         self._spare: list[Any] = []
         self._edges: list[tuple[str | None, Any]] = []
 
     @override
     def mark(self, phase: str | None) -> None:
         event = self._spare.pop() if self._spare else self._cuda.Event(enable_timing=True)
-        event.record()
+        event.record(self._cuda.current_stream(self._device))
         self._edges.append((phase, event))
 
     @override
     def drain(self) -> list[StepTime]:
-        self._cuda.synchronize()
+        self._cuda.synchronize(self._device)
         before = self._edges
         steps, self._edges = group_edges(before, lambda begin, end: float(begin.elapsed_time(end)) / 1e3)
         self._spare.extend(event for _, event in before[: len(before) - len(self._edges)])
@@ -99,7 +101,7 @@ class AllocatorMeter:
 
 
 class CudaDevice(Device):
-    """One GPU.
+    """One GPU, made the process's current one: kernels and libraries that name no device then use it too.
 
     Args:
         index: torch's ordinal.
@@ -111,6 +113,7 @@ class CudaDevice(Device):
     def __init__(self, index: int = 0, *, cuda: ModuleType | Any = torch.cuda) -> None:
         self._cuda = cuda
         self.torch_device = torch.device("cuda", index)
+        cuda.set_device(self.torch_device)
 
     @override
     def facts(self) -> DeviceFacts:
@@ -130,7 +133,7 @@ class CudaDevice(Device):
 
     @override
     def clock(self) -> PhaseClock:
-        return EventClock(self._cuda)
+        return EventClock(self._cuda, self.torch_device)
 
     @override
     def memory_meter(self, resident: Iterable[torch.Tensor]) -> AllocatorMeter:

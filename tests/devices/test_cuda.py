@@ -1,12 +1,18 @@
-"""The CUDA code on a stand-in; ``test_cuda_gpu.py`` has what needs a GPU."""
+"""The CUDA code on a stand-in, and at the end the few tests that need a GPU."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 import torch
 
+import peprof.devices
+from peprof.devices import open_device
 from peprof.devices.cuda import AllocatorMeter, CudaDevice, EventClock
 from tests.devices.fake_cuda import FakeCuda
+
+DEVICE = torch.device("cuda", 0)
 
 
 def run_step(clock: EventClock, cuda: FakeCuda, times_ms: dict[str, float]) -> None:
@@ -19,7 +25,7 @@ def run_step(clock: EventClock, cuda: FakeCuda, times_ms: dict[str, float]) -> N
 
 def test_each_phase_has_the_time_between_its_events() -> None:
     cuda = FakeCuda()
-    clock = EventClock(cuda)
+    clock = EventClock(cuda, DEVICE)
     run_step(clock, cuda, {"forward": 10.0, "backward": 20.0, "clip": 0.5, "optimizer": 4.0})
     run_step(clock, cuda, {"forward": 11.0, "backward": 21.0, "clip": 0.5, "optimizer": 5.0})
     assert cuda.synchronisations == 0, "marking must not wait for the device"
@@ -36,7 +42,7 @@ def test_each_phase_has_the_time_between_its_events() -> None:
 
 def test_events_are_reused_so_that_a_long_training_does_not_pile_them_up() -> None:
     cuda = FakeCuda()
-    clock = EventClock(cuda)
+    clock = EventClock(cuda, DEVICE)
     for _ in range(100):
         run_step(clock, cuda, {"forward": 1.0, "backward": 2.0, "optimizer": 3.0})
         assert [step.total_s for step in clock.drain()] == pytest.approx([0.006])
@@ -45,7 +51,7 @@ def test_events_are_reused_so_that_a_long_training_does_not_pile_them_up() -> No
 
 def test_a_step_that_has_not_ended_waits_for_the_next_drain() -> None:
     cuda = FakeCuda()
-    clock = EventClock(cuda)
+    clock = EventClock(cuda, DEVICE)
     clock.mark("forward")
     cuda.now_ms += 7.0
     assert clock.drain() == []
@@ -55,7 +61,7 @@ def test_a_step_that_has_not_ended_waits_for_the_next_drain() -> None:
 
 def test_a_phase_entered_twice_is_summed() -> None:
     cuda = FakeCuda()
-    clock = EventClock(cuda)
+    clock = EventClock(cuda, DEVICE)
     for phase, duration in (("forward", 1.0), ("backward", 2.0), ("forward", 3.0), ("backward", 4.0)):
         clock.mark(phase)
         cuda.now_ms += duration
@@ -69,7 +75,7 @@ def test_the_allocators_peaks_are_read_and_reset_at_each_phase() -> None:
     cuda.allocate(1000)
     cuda.allocate(500)
     cuda.allocate(-500)  # an old peak, which must not count
-    with AllocatorMeter(cuda, torch.device("cuda", 0)) as meter:
+    with AllocatorMeter(cuda, DEVICE) as meter:
         meter.mark("forward")
         cuda.allocate(200)
         meter.mark("backward")
@@ -94,6 +100,37 @@ def test_the_allocators_peaks_are_read_and_reset_at_each_phase() -> None:
 def test_the_device_is_known_by_its_uuid() -> None:
     facts = CudaDevice(0, cuda=FakeCuda()).facts()
     assert (facts.name, facts.uuid, facts.kind) == ("NVIDIA Fake 100", "GPU-1234", "cuda")
+
+
+def test_on_a_device_other_than_the_first_its_own_clock_and_counters_are_used() -> None:
+    cuda = FakeCuda(work_index=1)
+    device = CudaDevice(1, cuda=cuda)
+    cuda.set_device(0)  # as a library might, in between
+    clock = device.clock()
+    clock.mark("forward")
+    cuda.now_ms += 5.0
+    clock.mark(None)
+    assert [step.total_s for step in clock.drain()] == pytest.approx([0.005])
+    with device.memory_meter([]) as meter:
+        meter.mark("forward")
+        cuda.allocate(700)
+        meter.mark(None)
+    assert meter.result().peak_bytes == 700
+    device.synchronize()
+    assert device.facts().uuid == "GPU-1234"
+
+
+def test_opening_a_device_makes_it_the_one_that_work_without_a_device_goes_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = FakeCuda(work_index=1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(peprof.devices, "CudaDevice", partial(CudaDevice, cuda=cuda))
+    assert open_device("cuda:1").torch_device == torch.device("cuda", 1)
+    assert cuda.current_index == 1
+    open_device("cuda")
+    assert cuda.current_index == 0
 
 
 @pytest.mark.gpu
