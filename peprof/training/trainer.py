@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -23,14 +24,35 @@ FLUSH_STEPS = 20
 
 
 class DivergedError(PeprofError):
-    """The training loss became infinite or not a number."""
+    """The training or validation loss became infinite or not a number."""
 
     exit_code = 3
 
 
+def check_finite(loss: float, what: str, when: str) -> None:
+    """A loss that is no number means that the weights are of no use: nothing may be concluded from them.
+
+    Args:
+        loss: the loss.
+        what: its name, for the message: ``training loss``.
+        when: a step in words, for the message: ``at step 3``.
+
+    Raises:
+        DivergedError: it is infinite or not a number.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"the {what} became {loss} {when}",
+            hint="Lower the learning rate of this method, or train in float32.",
+        )
+
+
 @dataclass(kw_only=True)
 class Training:
-    """What a full training has found so far; complete once ``train`` returns."""
+    """What a full training has found so far; complete once ``train`` returns.
+
+    Learning rates are noted before a step, its time and loss only when the device is next waited for.
+    """
 
     evaluations: list[Evaluation] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -40,11 +62,12 @@ class Training:
     epochs: float = 0.0
 
     def history(self) -> TrainingHistory:
-        """Step by step."""
+        """Step by step, as far as all of a step is known."""
+        known = min(len(self.losses), len(self.learning_rates), len(self.step_times_s))
         return TrainingHistory(
-            loss=tuple(self.losses),
-            learning_rate=tuple(self.learning_rates),
-            step_time_s=tuple(self.step_times_s),
+            loss=tuple(self.losses[:known]),
+            learning_rate=tuple(self.learning_rates[:known]),
+            step_time_s=tuple(self.step_times_s[:known]),
         )
 
 
@@ -55,14 +78,18 @@ def planned_steps(config: TrainConfig, rows: int) -> int:
 
 
 class Trainer:
-    """Trains and evaluates.
+    """Trains and evaluates, once.
+
+    Attributes:
+        found: what it has found; when ``train`` raises, what it had found until then.
 
     Args:
         step: the training step.
         config: epochs, batch sizes, when to evaluate.
         device: where it runs.
         seed: decides the order of the examples.
-        progress: told about each step and each evaluated batch.
+        progress: told about each step and each evaluated batch, and of training and of each evaluation
+            before it starts, so that whatever fails in it is known to belong to it.
     """
 
     def __init__(
@@ -81,18 +108,31 @@ class Trainer:
         self._progress = progress
         self._clock = device.clock()
         self._pending: list[torch.Tensor] = []
+        self.found = Training()
 
     def train(self, train: EncodedSplit, validation: EncodedSplit) -> Training:
         """Runs the whole training; the last evaluation is after the last step.
 
         Raises:
-            DivergedError: the loss is no longer finite.
+            DivergedError: the loss is no longer finite, of a training step or of an evaluation.
         """
-        config, found = self._config, Training()
-        total = planned_steps(config, len(train))
+        total = planned_steps(self._config, len(train))
+        try:
+            self._train(train, validation, total)
+        except BaseException:
+            # Steps that are done but not looked at yet. The device may be in no state to answer, and a loss
+            # that isn't finite is not why the training ended.
+            with suppress(RuntimeError, DivergedError):
+                self._flush()
+            raise
+        return self.found
+
+    def _train(self, train: EncodedSplit, validation: EncodedSplit, total: int) -> None:
+        config, found = self._config, self.found
         per_epoch = math.ceil(len(train) / config.batch_size)
         begin = time.perf_counter()
         evaluation_s = 0.0
+        self._progress(Progress(phase="full: training", step=0, total=total))
         for done, batch in enumerate(self._batches(train, total), start=1):
             found.learning_rates.append(self._step.optimizer.param_groups[0]["lr"])
             self._pending.append(self._step(batch.to(self._device.torch_device), self._clock.mark))
@@ -101,11 +141,11 @@ class Trainer:
                 done % config.evaluate_every_steps == 0 if config.evaluate_every_steps else epoch_ends
             )
             if done % FLUSH_STEPS == 0 or epoch_ends or evaluates:
-                self._flush(found)
+                self._flush()
             if epoch_ends:
                 found.epoch_times_s.append(sum(found.step_times_s[done - per_epoch : done]))
             if evaluates:
-                evaluation_s += self._evaluate(found, validation)
+                evaluation_s += self._evaluate(validation)
             elapsed = time.perf_counter() - begin - evaluation_s
             self._progress(
                 Progress(
@@ -117,7 +157,6 @@ class Trainer:
                 )
             )
         found.epochs = total / per_epoch
-        return found
 
     def _batches(self, train: EncodedSplit, total: int) -> Iterator[Batch]:
         given = 0
@@ -128,8 +167,9 @@ class Trainer:
                 given += 1
                 yield batch
 
-    def _flush(self, found: Training) -> None:
+    def _flush(self) -> None:
         """Reads the losses and times of the steps since the last flush."""
+        found = self.found
         times: list[StepTime] = self._clock.drain()
         found.step_times_s.extend(step.total_s for step in times)
         if not self._pending:
@@ -138,13 +178,10 @@ class Trainer:
         self._pending.clear()
         for loss in losses:
             found.losses.append(loss)
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"the training loss became {loss} at step {len(found.losses)}",
-                    hint="Lower the learning rate of this method, or train in float32.",
-                )
+            check_finite(loss, "training loss", f"at step {len(found.losses)}")
 
-    def _evaluate(self, found: Training, validation: EncodedSplit) -> float:
+    def _evaluate(self, validation: EncodedSplit) -> float:
+        found = self.found
         done = len(found.losses)
 
         def on_batch(examples: int, total: int) -> None:
@@ -152,6 +189,7 @@ class Trainer:
                 Progress(phase="full: evaluation", step=examples, total=total, loss=found.losses[-1])
             )
 
+        on_batch(0, len(validation))
         score = evaluate(
             self._step.model,
             validation,
@@ -159,6 +197,8 @@ class Trainer:
             batch_size=self._config.evaluation_batch_size,
             on_batch=on_batch,
         )
+        # The last update's fault shows in no training loss: classes picked among NaNs would pass as a result.
+        check_finite(score.loss, "validation loss", f"after step {done}")
         found.evaluations.append(
             Evaluation(
                 step=done,

@@ -132,6 +132,69 @@ def test_a_loss_that_is_not_a_number_ends_the_training() -> None:
         Trainer(step, CONFIG, CpuDevice(), seed=0).train(data, data)
 
 
+def break_weights_at(step: ClassifierStep, number: int) -> None:
+    """The ``number``-th update (from 1) makes the weights NaN; that step's own loss is still a number."""
+    done = 0
+
+    def after_update(*_: object) -> None:
+        nonlocal done
+        done += 1
+        if done == number:
+            with torch.no_grad():
+                step.model.classifier.bias.fill_(math.nan)
+
+    step.optimizer.register_step_post_hook(after_update)
+
+
+def test_weights_that_the_last_update_broke_end_the_training_without_a_result() -> None:
+    data = encoded(10)
+    step = make_step(CONFIG, 10)
+    break_weights_at(step, 9)
+    trainer = Trainer(step, CONFIG, CpuDevice(), seed=0)
+    with pytest.raises(DivergedError, match="validation loss became nan after step 9"):
+        trainer.train(data, data)
+    assert [e.step for e in trainer.found.evaluations] == [3, 6]
+    assert len(trainer.found.losses) == 9 and all(map(math.isfinite, trainer.found.losses))
+
+
+@pytest.mark.parametrize("failing", [1, 6, 9])
+def test_what_came_before_a_failure_is_kept(failing: int) -> None:
+    """The losses are looked at when an epoch ends, at steps 3 and 6; later ones are still on the device."""
+    config = CONFIG.model_copy(update={"evaluate_every_steps": 100})
+    data = encoded(10)
+    whole = Trainer(make_step(config, 10), config, CpuDevice(), seed=0).train(data, data).history()
+
+    step = make_step(config, 10)
+    seen = 0
+
+    def fail(module: nn.Module, arguments: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == failing:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    step.model.register_forward_pre_hook(fail)
+    trainer = Trainer(step, config, CpuDevice(), seed=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.train(data, data)
+    kept = trainer.found.history()
+    assert kept.loss == whole.loss[: failing - 1]
+    assert kept.learning_rate == whole.learning_rate[: failing - 1]
+    assert len(kept.step_time_s) == failing - 1
+
+
+def test_the_loss_that_diverged_is_the_last_one_kept() -> None:
+    data = encoded(10)
+    step = make_step(CONFIG, 10)
+    break_weights_at(step, 4)
+    trainer = Trainer(step, CONFIG, CpuDevice(), seed=0)
+    with pytest.raises(DivergedError, match="became nan at step 5"):
+        trainer.train(data, data)
+    kept = trainer.found.history()
+    assert [math.isfinite(loss) for loss in kept.loss] == [True] * 4 + [False]
+    assert len(kept.learning_rate) == len(kept.step_time_s) == 5
+
+
 def test_evaluation_counts_each_example_once_and_leaves_the_model_training() -> None:
     data = encoded(13)
     model = BagOfWords().train()
@@ -149,10 +212,25 @@ def test_progress_names_the_phase_and_the_time_left() -> None:
     data = encoded(10)
     Trainer(make_step(CONFIG, 10), CONFIG, CpuDevice(), seed=0, progress=heard.append).train(data, data)
     training = [event for event in heard if event.phase == "full: training"]
-    assert [event.step for event in training] == list(range(1, 10))
+    assert [event.step for event in training] == list(range(10))
     assert {event.total for event in training} == {9}
     assert training[-1].seconds_left == 0.0
-    assert any(event.phase == "full: evaluation" for event in heard)
+    # 10 rows in batches of 5 after each of three epochs, told before the first batch.
+    evaluations = [(e.step, e.total) for e in heard if e.phase == "full: evaluation"]
+    assert evaluations == [(0, 10), (5, 10), (10, 10)] * 3
+
+
+def test_a_phase_is_named_before_its_first_step() -> None:
+    heard: list[Progress] = []
+    at_forward: list[tuple[bool, str]] = []
+    data = encoded(10)
+    step = make_step(CONFIG, 10)
+    step.model.register_forward_pre_hook(
+        lambda module, arguments: at_forward.append((module.training, heard[-1].phase))
+    )
+    Trainer(step, CONFIG, CpuDevice(), seed=0, progress=heard.append).train(data, data)
+    assert len(at_forward) == 9 + 3 * 2
+    assert set(at_forward) == {(True, "full: training"), (False, "full: evaluation")}
 
 
 def test_only_matrices_decay() -> None:
