@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from peprof_methods.roles import architecture_of
-
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
@@ -21,9 +19,5 @@ class Full:
 
         Returns:
             The same model.
-
-        Raises:
-            UnsupportedModelError: for an unknown architecture.
         """
-        architecture_of(model)
         return model.requires_grad_(True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from typing import NoReturn
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn, TextIO
 
 import click
 
 from peprof import __version__
 from peprof.cli.compare import compare
 from peprof.cli.run import run
-from peprof.errors import PeprofError
+from peprof.errors import PeprofError, StoreError
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -28,8 +32,17 @@ commands.add_command(run)
 commands.add_command(compare)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: everything ends as after Ctrl-C, children and temporary files included."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
 def main() -> NoReturn:
     """Runs a command; errors become one message and their exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = commands.main(standalone_mode=False, prog_name="peprof")
     except click.ClickException as error:
@@ -38,13 +51,25 @@ def main() -> NoReturn:
     except PeprofError as error:
         report(error)
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         click.echo("Interrupted. Finished runs are kept; the same command goes on from there.", err=True)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        sys.stderr.close()
-        sys.exit(0)
+        terminated = isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated)
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
+    except SystemExit as stop:
+        # click and rich end with 1 when the reader of a pipe, such as head, has seen enough; here 1 is a
+        # regression.
+        sys.exit(0 if stop.code == 1 else stop.code)
+    except OSError as error:
+        report(StoreError(f"the system refused: {error}"))
+        _close_quietly(sys.stdout)
+        sys.exit(StoreError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _close_quietly(stream: TextIO) -> None:
+    """Gives up what can't be written, or Python would complain of it once more at its end."""
+    with suppress(OSError):
+        stream.close()
 
 
 def report(error: PeprofError) -> None:

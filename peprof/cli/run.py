@@ -93,6 +93,8 @@ def _run(
         print_leaderboards(results_console(), boards)
         talk.print(f"Records: {outcome.store.directory}", style="dim", highlight=False, soft_wrap=True)
     _raise_failures(outcome.records, outcome.store.directory)
+    if outcome.problems:
+        raise outcome.problems[0]
 
 
 def _raise_failures(records: tuple[RunRecord, ...], directory: Path) -> None:
@@ -119,7 +121,7 @@ def _dry_run(loaded: LoadedSuite, *, device: str, results: Path, talk: Console, 
 
     store = ResultStore(results / loaded.suite.name)
     with RunProgress(talk) as progress:
-        _, specs = prepare_suite(loaded, device=device, observer=progress, warm_caches=False)
+        specs = prepare_suite(loaded, device=device, observer=progress, fetch=False).specs
     finished = {spec.run_id for spec in specs if store.finished(spec.run_id)}
     if as_json:
         click.echo(plan_as_json(specs, finished))

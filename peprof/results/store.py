@@ -91,6 +91,20 @@ class ResultStore:
             if history is None:
                 (directory / HISTORY_FILE).unlink(missing_ok=True)
 
+    def check_writable(self) -> None:
+        """Makes the directory and writes a file into it, before hours are spent on what can't be kept.
+
+        Raises:
+            StoreError: it can't be made or written.
+        """
+        with _explained(self.directory, "write"):
+            (self.directory / _RUNS).mkdir(parents=True, exist_ok=True)
+            probe = self.directory / f".probe-{os.getpid()}{_TEMPORARY_SUFFIX}"
+            try:
+                probe.write_bytes(b"x")
+            finally:
+                probe.unlink(missing_ok=True)
+
     def read(self, run_id: str) -> RunRecord | None:
         """The record of a run; ``None`` when it isn't finished.
 
@@ -316,6 +330,9 @@ _HINTS = {
     errno.ENOSPC: "The disk is full: free some space and run the same command again; finished runs are kept.",
     errno.EDQUOT: "Your disk quota is used up: free some space and run the same command again.",
     errno.EFBIG: "A file size limit was hit: see 'ulimit -f'; then run the same command again.",
+    errno.ENOENT: "Name a directory that can be made with --results.",
+    errno.ENOTDIR: "A part of this path is a file: move it away, or name another directory with --results.",
+    errno.EEXIST: "A part of this path is a file: move it away, or name another directory with --results.",
     errno.EACCES: "Check who may read and write there, or name another directory with --results.",
     errno.EPERM: "Check who may read and write there, or name another directory with --results.",
     errno.EROFS: "This file system is mounted read-only: name another directory with --results.",

@@ -66,7 +66,7 @@ def _perform(task: Task, say: Say) -> Prepared | RunResult:
     if isinstance(task, PrepareTask):
         from peprof.running.preparing import prepare
 
-        return prepare(task.loaded, device=task.device, warm_caches=task.warm_caches, say=say)
+        return prepare(task.loaded, device=task.device, fetch=task.fetch, say=say)
     from peprof.running.worker import run
 
     return run(task.spec, device_name=task.device, source=task.source, attempt=task.attempt, say=say)

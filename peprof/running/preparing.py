@@ -1,49 +1,78 @@
-"""Before the first run, in a child: can the sources be reached, is the data right, do the options fit?"""
+"""Before the first run, in a child: can the sources be reached, is the data right, do the methods fit?"""
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 
-from peprof.devices import resolve_kind
-from peprof.errors import Fault, SourceUnreachableError, SuiteError
+from peprof.devices import open_device, resolve_kind
+from peprof.errors import Fault, PeprofError, SourceUnreachableError, SuiteError
 from peprof.events import Progress
+from peprof.results.record import DataFacts
+from peprof.running.environment import describe_environment
 from peprof.running.methods import make_method
-from peprof.running.tasks import Prepared, Say
+from peprof.running.tasks import Prepared, Say, Slot
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec, plan
 from peprof.suite.schema import Suite
-from peprof.training.backbone import fetch_model
+from peprof.training.backbone import check_model, fetch_model, model_digest
 from peprof.training.data import load_data
 from peprof.training.embedded import tiny
 from peprof.training.sources import EMBEDDED_MODEL, Answer, check_sources, go_offline
 
 
-def prepare(loaded: LoadedSuite, *, device: str, warm_caches: bool, say: Say) -> Prepared:
+def prepare(loaded: LoadedSuite, *, device: str, fetch: bool, say: Say) -> Prepared:
     """Finds all that would make every run fail, before the first one starts.
 
     Raises:
         DeviceError: the device isn't there.
-        SuiteError: the data or a method's options are wrong; all faults together.
+        SuiteError: the data or a method's options are wrong, or a method doesn't fit a model.
         SourceUnreachableError: the hub is needed and can't be reached, and the suite has no ``[offline]``.
     """
     say(Progress(phase="setup: checking the suite"))
     resolved = resolve_kind(device)
-    slots = [resolved]
-    if resolved == "cuda":
-        slots = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     suite, offline_reason = _reachable_variant(loaded)
     specs = plan(suite, device=resolved.partition(":")[0], offline_reason=offline_reason)
-    _check_methods(loaded.source, specs)
-    for data in {spec.data.model_dump_json(): spec.data for spec in specs}.values():
-        say(Progress(phase=f"setup: reading {data.path or data.name}"))
-        load_data(data, source=loaded.source)
-    for model in {spec.model.model_dump_json(): spec.model for spec in specs}.values():
-        fetch_model(model, source=loaded.source, say=say)
-    if warm_caches and any(
-        spec.model.name == EMBEDDED_MODEL and spec.model.weights == "pretrained" for spec in specs
-    ):
+    facts: dict[str, DataFacts] = {}
+    for spec in specs:
+        key = spec.data.model_dump_json()
+        if key not in facts:
+            say(Progress(phase=f"setup: reading {spec.data.path or spec.data.name}"))
+            facts[key] = load_data(spec.data, source=loaded.source).facts
+    if fetch:
+        for model in {spec.model.model_dump_json(): spec.model for spec in specs}.values():
+            fetch_model(model, source=loaded.source, say=say)
+    say(Progress(phase="setup: trying the methods on the model"))
+    _check_fit(loaded.source, specs, facts, fetched=fetch)
+    if fetch and any(_is_embedded(spec) for spec in specs):
         tiny.ensure_pretrained(say)
-    return Prepared(device=resolved, slots=tuple(slots), offline_reason=offline_reason)
+    return Prepared(
+        specs=tuple(_with_content(spec, facts[spec.data.model_dump_json()]) for spec in specs),
+        slots=_slots(resolved),
+        offline_reason=offline_reason,
+        environment=describe_environment(open_device(resolved)),
+    )
+
+
+def _is_embedded(spec: RunSpec) -> bool:
+    return spec.model.name == EMBEDDED_MODEL and spec.model.weights == "pretrained"
+
+
+def _slots(resolved: str) -> tuple[Slot, ...]:
+    """One slot a device; a GPU is locked by its UUID, since ordinals depend on who asks."""
+    if resolved == "cpu":
+        return (Slot(device="cpu", lock="cpu"),)
+    every = range(torch.cuda.device_count())
+    names = [f"cuda:{index}" for index in every] if resolved == "cuda" else [resolved]
+    return tuple(Slot(device=name, lock=str(open_device(name).facts().uuid or name)) for name in names)
+
+
+def _with_content(spec: RunSpec, facts: DataFacts) -> RunSpec:
+    """The spec with a digest of what its files hold: a changed file is another run."""
+    parts = [facts.fingerprint, model_digest(spec.model) or ""]
+    digest = hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
+    return spec.model_copy(update={"content": digest})
 
 
 def _reachable_variant(loaded: LoadedSuite) -> tuple[Suite, str | None]:
@@ -65,10 +94,9 @@ def _reachable_variant(loaded: LoadedSuite) -> tuple[Suite, str | None]:
 
 
 def _check_variant(source: str, suite: Suite, answers: dict[tuple[str, str], Answer]) -> list[str]:
-    specs = plan(suite, device="cpu")
     faults: dict[Fault, None] = {}
     unreachable: dict[str, None] = {}
-    for spec in specs:
+    for spec in plan(suite, device="cpu"):
         found, missing = check_sources(spec.model, spec.data, answers)
         faults |= dict.fromkeys(found)
         unreachable |= dict.fromkeys(missing)
@@ -77,13 +105,45 @@ def _check_variant(source: str, suite: Suite, answers: dict[tuple[str, str], Ans
     return list(unreachable)
 
 
-def _check_methods(source: str, specs: tuple[RunSpec, ...]) -> None:
-    """Makes each method once: its own checks see what types alone don't."""
+def _check_fit(
+    source: str, specs: tuple[RunSpec, ...], facts: dict[str, DataFacts], *, fetched: bool
+) -> None:
+    """Makes each method and applies it to each model on ``meta``: costs no memory and little time."""
     faults: dict[Fault, None] = {}
+    tried: set[str] = set()
     for spec in specs:
+        case = "|".join(
+            (spec.model.model_dump_json(), spec.method.model_dump_json(), str(spec.data.max_length))
+        )
+        if case in tried:
+            continue
+        tried.add(case)
+        key = f"methods ({spec.method.label})"
         try:
-            make_method(spec.method)
+            method = make_method(spec.method)
+        except (ValueError, PeprofError) as error:
+            faults[Fault(key=key, problem=str(error))] = None
+            continue
+        try:
+            num_labels = facts[spec.data.model_dump_json()].num_labels
+            model = check_model(
+                spec.model,
+                num_labels=num_labels,
+                max_length=spec.data.max_length,
+                source=source,
+                fetched=fetched,
+            )
+        except SuiteError as error:
+            faults |= dict.fromkeys(error.faults)
+            continue
+        if model is None:
+            continue
+        try:
+            with torch.device("meta"):
+                method.apply(model)
         except ValueError as error:
-            faults[Fault(key=f"methods ({spec.method.label})", problem=str(error))] = None
+            faults[Fault(key=key, problem=f"can't be applied to '{spec.model.name}': {error}")] = None
+        except Exception:  # noqa: BLE001 -- what fails without values may work with them; its run will tell
+            continue
     if faults:
         raise SuiteError(source, faults)

@@ -5,24 +5,25 @@ The parent never imports torch. It alone writes records, so that a run is record
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from peprof.errors import RunFailedError
+from peprof.errors import RunFailedError, StoreError
 from peprof.events import Progress
 from peprof.results.record import Failure, RunRecord, Status
 from peprof.results.store import ResultStore
 from peprof.running.executors.local import Child, Exit, LocalExecutor
-from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, RunResult, RunTask, Task
-from peprof.suite.loading import LoadedSuite
-from peprof.suite.planning import RunSpec, plan
+from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, RunResult, RunTask, Slot, Task
+from peprof.suite.loading import LoadedSuite, load_suite
+from peprof.suite.planning import RunSpec
 
 RETRIED: frozenset[Status] = frozenset({"failed", "timeout"})
 """What is tried again by the next call; running out of memory and diverging are results."""
@@ -51,18 +52,39 @@ class Observer(Protocol):
         """A run has its record."""
 
 
+class Silence:
+    """An observer that shows nothing."""
+
+    def plan(self, total_runs: int, finished_already: int) -> None:
+        """Shows nothing."""
+
+    def notice(self, text: str) -> None:
+        """Shows nothing."""
+
+    def run_started(self, spec: RunSpec, index: int, total: int) -> None:
+        """Shows nothing."""
+
+    def progress(self, event: Progress) -> None:
+        """Shows nothing."""
+
+    def run_finished(self, record: RunRecord) -> None:
+        """Shows nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What ``run_suite`` leaves.
 
     Args:
         store: where the records lie.
-        records: of all planned runs, in the plan's order.
+        records: of the planned runs, in the plan's order.
+        problems: one error for each planned run whose record from before can't be read; it was left alone.
         offline_reason: why the ``[offline]`` overlay was applied, or ``None``.
     """
 
     store: ResultStore
     records: tuple[RunRecord, ...]
+    problems: tuple[StoreError, ...]
     offline_reason: str | None
 
 
@@ -79,30 +101,38 @@ class _Active:
 
 @dataclass(kw_only=True)
 class _State:
-    queue: deque[RunSpec]
+    queue: deque[RunSpec] = field(default_factory=deque)
+    attempts: dict[str, int] = field(default_factory=dict)
     done: dict[str, RunRecord] = field(default_factory=dict)
+    problems: list[StoreError] = field(default_factory=list)
     active: dict[Child, _Active] = field(default_factory=dict)
     noticed: set[str] = field(default_factory=set)
 
 
 def prepare_suite(
-    loaded: LoadedSuite, *, device: str, observer: Observer, warm_caches: bool = True
-) -> tuple[Prepared, tuple[RunSpec, ...]]:
-    """Checks device, sources, data and options in a child, and plans the runs.
+    loaded: LoadedSuite,
+    *,
+    device: str = "auto",
+    observer: Observer | None = None,
+    fetch: bool = True,
+    log_path: Path | None = None,
+) -> Prepared:
+    """Checks device, sources, data, options and methods in a child, and plans the runs.
 
     Args:
         loaded: the suite.
-        device: as the user named it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         observer: told of progress, and of the offline overlay.
-        warm_caches: also do what the first run would otherwise wait for (pre-training the embedded model).
+        fetch: also do what the first run would otherwise wait for: download, pre-train the embedded model.
+        log_path: where the child's output goes; nowhere that lasts unless given.
 
     Raises:
         PeprofError: all that is wrong, together.
     """
-    task = PrepareTask(loaded=loaded, device=device, warm_caches=warm_caches)
+    observer = observer or Silence()
+    task = PrepareTask(loaded=loaded, device=device, fetch=fetch)
     with _executor() as executor, tempfile.TemporaryDirectory(prefix="peprof-") as directory:
-        prepared = _prepared(executor, task, observer, Path(directory) / "prepare.log")
-    suite = loaded.suite
+        prepared = _prepared(executor, task, observer, log_path or Path(directory) / "prepare.log")
     if prepared.offline_reason is not None:
         assert loaded.offline is not None  # else preparing had raised
         suite = loaded.offline
@@ -111,51 +141,83 @@ def prepare_suite(
             f"model {suite.model.name} with {suite.model.weights} weights, data "
             f"{suite.data.path or suite.data.name}, phases {', '.join(suite.phases)}."
         )
-    kind = prepared.device.partition(":")[0]
-    return prepared, plan(suite, device=kind, offline_reason=prepared.offline_reason)
+    return prepared
 
 
 def run_suite(
-    loaded: LoadedSuite,
+    suite: LoadedSuite | str | Path,
     *,
-    results: Path,
+    results: Path | str = "results",
     device: str = "auto",
-    observer: Observer,
+    observer: Observer | None = None,
     retry: bool = True,
 ) -> Outcome:
     """Runs all of a suite that has no record yet.
 
     Args:
-        loaded: the suite.
+        suite: loaded, or what ``load_suite`` takes.
         results: the directory of all results; this suite's lie in ``results / suite.name``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        observer: told what goes on.
+        observer: told what goes on; nobody unless given.
         retry: try runs again that failed or ran out of time before.
 
     Raises:
         PeprofError: nothing could be run; failures of single runs are rows, not errors.
         KeyboardInterrupt: passed on, after the children have been ended. Finished records are kept.
+
+    Example:
+        >>> outcome = run_suite("quickstart")  # doctest: +SKIP
+        >>> [record.status for record in outcome.records]  # doctest: +SKIP
     """
-    store = ResultStore(results / loaded.suite.name)
-    prepared, specs = prepare_suite(loaded, device=device, observer=observer)
-    state = _State(queue=deque())
-    for spec in specs:
-        record = store.read(spec.run_id)
+    loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
+    observer = observer or Silence()
+    store = ResultStore(Path(results) / loaded.suite.name)
+    store.check_writable()
+    log_path = store.directory / "prepare.log"
+    prepared = prepare_suite(loaded, device=device, observer=observer, log_path=log_path)
+    state = _looked_up(store, prepared, retry=retry)
+    observer.plan(len(prepared.specs), len(state.done))
+    for text in (*(problem.message for problem in state.problems), *_old_conditions(state, prepared)):
+        observer.notice(text)
+    with _executor() as executor:
+        _Loop(store, prepared, loaded, observer, executor, state).run()
+    return Outcome(
+        store=store,
+        records=tuple(state.done[spec.run_id] for spec in prepared.specs if spec.run_id in state.done),
+        problems=tuple(state.problems),
+        offline_reason=prepared.offline_reason,
+    )
+
+
+def _looked_up(store: ResultStore, prepared: Prepared, *, retry: bool) -> _State:
+    """What is done already, and what is to do."""
+    state = _State()
+    for spec in prepared.specs:
+        try:
+            record = store.read(spec.run_id)
+        except StoreError as problem:
+            state.problems.append(problem)  # it may be a newer peprof's: never overwritten
+            continue
         if record is None or (retry and record.status in RETRIED):
             state.queue.append(spec)
+            state.attempts[spec.run_id] = 1 if record is None else record.attempt + 1
         else:
             state.done[spec.run_id] = record
-    observer.plan(len(specs), len(state.done))
-    attempts = {spec.run_id: _attempt(store, spec) for spec in state.queue}
-    with _executor() as executor:
-        _Loop(store, prepared, loaded, observer, executor, state, specs, attempts).run()
-    records = tuple(state.done[spec.run_id] for spec in specs)
-    return Outcome(store=store, records=records, offline_reason=prepared.offline_reason)
+    return state
 
 
-def _attempt(store: ResultStore, spec: RunSpec) -> int:
-    before = store.read(spec.run_id)
-    return 1 if before is None else before.attempt + 1
+def _old_conditions(state: _State, prepared: Prepared) -> Iterator[str]:
+    """Says it when finished runs were measured elsewhere, or with other versions, than the rest will be."""
+    now = prepared.environment
+    for name in ("device_name", "torch", "transformers", "threads"):
+        others = {str(getattr(r.environment, name)) for r in state.done.values() if r.environment is not None}
+        others.discard(str(getattr(now, name)))
+        if others:
+            what = f"{name.replace('_', ' ')} {', '.join(sorted(others))}, not {getattr(now, name)}"
+            yield (
+                f"Some finished runs were measured with {what}: they stand in tables of their own. "
+                "Name another --results to repeat them."
+            )
 
 
 @contextmanager
@@ -169,10 +231,8 @@ def _executor() -> Iterator[LocalExecutor]:
 
 def _prepared(executor: LocalExecutor, task: Task, observer: Observer, log_path: Path) -> Prepared:
     observer.progress(Progress(phase="setup: importing torch"))
-    child = executor.start(task, slot="prepare", log_path=log_path)
-    while child is None:
-        time.sleep(POLL_S)  # another runner prepares: it may be making the very caches that are needed here
-        child = executor.start(task, slot="prepare", log_path=log_path)
+    child = executor.start(task, slot=None, log_path=log_path)
+    assert child is not None  # only a slot can be taken
     while True:
         for _, message in executor.receive(POLL_S):
             if isinstance(message, Progress):
@@ -204,14 +264,10 @@ class _Loop:
         observer: Observer,
         executor: LocalExecutor,
         state: _State,
-        specs: Sequence[RunSpec],
-        attempts: dict[str, int],
     ) -> None:
         self._store, self._prepared, self._loaded = store, prepared, loaded
         self._observer, self._executor, self._state = observer, executor, state
-        self._total = len(specs)
-        self._index = {spec.run_id: index for index, spec in enumerate(specs, start=1)}
-        self._attempts = attempts
+        self._index = {spec.run_id: index for index, spec in enumerate(prepared.specs, start=1)}
 
     def run(self) -> None:
         state = self._state
@@ -236,7 +292,7 @@ class _Loop:
                 started = True
         return started
 
-    def _start_next(self, slot: str) -> bool:
+    def _start_next(self, slot: Slot) -> bool:
         """Starts the first run in the queue that nobody else is doing."""
         for _ in range(len(self._state.queue)):
             spec = self._state.queue.popleft()
@@ -246,7 +302,7 @@ class _Loop:
                 self._notice_once("another peprof is working on this suite too: the work is shared")
                 continue
             record = self._store.read(spec.run_id)
-            if record is not None and record.attempt >= self._attempts[spec.run_id]:
+            if record is not None and record.attempt >= self._state.attempts[spec.run_id]:
                 claim.close()  # another runner finished it since we looked
                 self._finish(record)
                 continue
@@ -255,20 +311,20 @@ class _Loop:
             claim.close()
             self._state.queue.appendleft(spec)
             self._notice_once(
-                f"another peprof is measuring on {slot}: waiting, since timings must not overlap"
+                f"another peprof is measuring on {slot.device}: waiting, since timings must not overlap"
             )
             return False
         return False
 
-    def _start(self, spec: RunSpec, slot: str, claim: ExitStack) -> bool:
-        attempt = self._attempts[spec.run_id]
-        task = RunTask(spec=spec, device=slot, source=self._loaded.source, attempt=attempt)
+    def _start(self, spec: RunSpec, slot: Slot, claim: ExitStack) -> bool:
+        attempt = self._state.attempts[spec.run_id]
+        task = RunTask(spec=spec, device=slot.device, source=self._loaded.source, attempt=attempt)
         log_path = self._store.run_directory(spec.run_id) / "log.txt"
         child = self._executor.start(task, slot=slot, log_path=log_path)
         if child is None:
             return False
         self._state.active[child] = _Active(spec=spec, attempt=attempt, claim=claim, started_at=_now())
-        self._observer.run_started(spec, self._index[spec.run_id], self._total)
+        self._observer.run_started(spec, self._index[spec.run_id], len(self._index))
         return True
 
     def _hear(self, child: Child, message: object) -> None:
@@ -350,8 +406,6 @@ def _now() -> str:
 
 
 def _exit_words(code: int) -> str:
-    import signal
-
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from peprof.errors import PeprofError
 from peprof.events import Progress
-from peprof.results.record import RunRecord, TrainingHistory
+from peprof.results.record import Environment, RunRecord, TrainingHistory
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec
 
@@ -20,18 +20,33 @@ class Say(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A place for one run at a time.
+
+    Args:
+        device: ``cpu`` or ``cuda:N``.
+        lock: what the device is called among all peprof processes on the machine; a GPU's UUID.
+    """
+
+    device: str
+    lock: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What was found out before the first run.
 
     Args:
-        device: resolved: ``cpu``, ``cuda`` or ``cuda:N``.
-        slots: one name of a device for each run that may go on at a time.
+        specs: the runs, in order.
+        slots: one for each run that may go on at a time.
         offline_reason: why the suite's ``[offline]`` overlay applies; ``None`` when it doesn't.
+        environment: of runs that are done now.
     """
 
-    device: str
-    slots: tuple[str, ...]
+    specs: tuple[RunSpec, ...]
+    slots: tuple[Slot, ...]
     offline_reason: str | None
+    environment: Environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +56,12 @@ class PrepareTask:
     Args:
         loaded: the suite and its offline variant.
         device: as the user named it, ``auto`` included.
-        warm_caches: also pre-train the embedded model if a run needs it.
+        fetch: also download models, and pre-train the embedded one if a run needs it.
     """
 
     loaded: LoadedSuite
     device: str
-    warm_caches: bool
+    fetch: bool
 
 
 @dataclass(frozen=True, kw_only=True)

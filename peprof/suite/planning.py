@@ -38,6 +38,8 @@ class RunSpec(Part):
         seed: of this run.
         device: ``cpu`` or ``cuda``.
         offline_reason: why the suite's ``[offline]`` overlay was laid over it; ``None`` when it was not.
+        content: digest of the data's rows and of a local model's files: a changed file is another run;
+            ``None`` when planned without looking at them.
     """
 
     suite: str
@@ -51,6 +53,7 @@ class RunSpec(Part):
     seed: int
     device: str
     offline_reason: str | None = None
+    content: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -60,6 +63,8 @@ class RunSpec(Part):
         method overrides in ``train``, where it is laid in already.
         """
         decides = self.model_dump(mode="json", exclude={"suite", "limits", "offline_reason", "seed"})
+        if self.content is None:
+            decides.pop("content")
         decides["train"].pop("seeds")
         for name in ("label", "learning_rate", "weight_decay"):
             decides["method"].pop(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +150,16 @@ def _read_file(path: Path) -> datasets.Dataset:
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
     try:
-        loaded = datasets.load_dataset(
-            LOADERS[path.suffix], data_files={"rows": str(path)}, split="rows", **options
-        )
+        # A cache of its own that goes with the block: the library's would keep a copy of every local file.
+        with tempfile.TemporaryDirectory(prefix="peprof-") as cache:
+            loaded = datasets.load_dataset(
+                LOADERS[path.suffix],
+                data_files={"rows": str(path)},
+                split="rows",
+                cache_dir=cache,
+                keep_in_memory=True,
+                **options,
+            )
     except ValueError as error:
         if "corresponds to no data" in str(error):  # the library's words for a header without rows
             raise ValueError(f"there are no rows in {path.name}") from None

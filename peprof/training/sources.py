@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Literal
 
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from peprof.errors import Fault
 from peprof.suite.schema import DataConfig, ModelConfig
@@ -20,7 +19,13 @@ from peprof.training.geometries import geometry_name, near_geometry
 
 EMBEDDED_MODEL = "peprof/tiny"
 EMBEDDED_DATA = "peprof/reviews"
-PROBE_SECONDS = 8.0
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",  # large models come in parts, with an index
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+PROBE_SECONDS = 6.0
 """How long the hub may take to answer, name look-up included."""
 
 Answer = Literal["found", "missing", "refused", "unreachable"]
@@ -44,27 +49,31 @@ def ask_hub(kind: Literal["models", "datasets"], name: str) -> Answer:
     """
     if constants.HF_HUB_OFFLINE:
         return "unreachable"
-    request = urllib.request.Request(f"{constants.ENDPOINT}/api/{kind}/{name}", headers=build_hf_headers())
+    # Only what the hub needs: the library's own headers ask the network about the program that calls it.
+    token = huggingface_hub.get_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{constants.ENDPOINT}/api/{kind}/{name}", headers=headers)
+    answers: queue.Queue[Answer] = queue.Queue()
 
-    def ask() -> Answer:
+    def ask() -> None:
         try:
             with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
-                return "found"
+                answers.put("found")
         except urllib.error.HTTPError as error:
             if error.code == 404:
-                return "missing"
-            return "refused" if error.code in (401, 403) else "unreachable"
-        except (urllib.error.URLError, OSError):
-            return "unreachable"
+                answers.put("missing")
+            else:
+                answers.put("refused" if error.code in (401, 403) else "unreachable")
+        except (urllib.error.URLError, OSError, ValueError):
+            answers.put("unreachable")
 
-    # Looking up the hub's name is not bound by the timeout above, so the whole question is asked aside.
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="peprof-hub")
+    # Looking up the hub's name is not bound by the timeout above, so the whole question is asked aside, in a
+    # thread that nobody waits for.
+    threading.Thread(target=ask, name="peprof-hub", daemon=True).start()
     try:
-        return pool.submit(ask).result(timeout=PROBE_SECONDS)
-    except FutureTimeoutError:
+        return answers.get(timeout=PROBE_SECONDS)
+    except queue.Empty:
         return "unreachable"
-    finally:
-        pool.shutdown(wait=False)
 
 
 def model_needs_hub(config: ModelConfig) -> bool:
@@ -73,22 +82,20 @@ def model_needs_hub(config: ModelConfig) -> bool:
         return False
     if config.weights == "random" and geometry_name(config.name) is not None:
         return False
-    wanted = ["config.json"]
-    if config.weights == "pretrained":
-        wanted.append("model.safetensors")
     revision = config.revision or "main"
-    return not all(_cached(config.name, name, revision=revision) for name in wanted)
+    if not _cached(config.name, "config.json", revision=revision):
+        return True
+    return config.weights == "pretrained" and not any(
+        _cached(config.name, name, revision=revision) for name in WEIGHT_FILES
+    )
 
 
 def _cached(repository: str, filename: str, *, revision: str) -> bool:
     try:
-        names = (filename, f"{filename}.index.json")  # large models come in parts, with an index
-        return any(
-            isinstance(huggingface_hub.try_to_load_from_cache(repository, name, revision=revision), str)
-            for name in names
-        )
+        found = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
     except huggingface_hub.errors.HFValidationError:
         return False
+    return isinstance(found, str)
 
 
 def data_needs_hub(config: DataConfig) -> bool:
@@ -98,8 +105,11 @@ def data_needs_hub(config: DataConfig) -> bool:
     assert config.name is not None  # the schema wants one of the two
     import datasets
 
-    # The library keeps prepared data under the name with its slashes replaced.
-    return not (Path(datasets.config.HF_DATASETS_CACHE) / config.name.replace("/", "___")).is_dir()
+    # The library keeps prepared data under the name with its slashes replaced, in a folder a configuration.
+    prepared = Path(datasets.config.HF_DATASETS_CACHE) / config.name.replace("/", "___").lower()
+    if config.subset is not None:
+        prepared /= config.subset
+    return not any(prepared.glob("**/*.arrow"))
 
 
 def check_sources(

@@ -175,7 +175,7 @@ _NOT_DECIDING: dict[str, dict[str, object]] = {
     # Laid into train already.
     "method": {"label": "b", "learning_rate": 0.5, "weight_decay": 0.5},
 }
-_TOP_DECIDING = {"phases": ("short",), "seed": 2, "device": "cuda"}
+_TOP_DECIDING = {"phases": ("short",), "seed": 2, "device": "cuda", "content": "0123"}
 _TOP_NOT_DECIDING = {"suite": "b", "offline_reason": "no network"}
 
 
