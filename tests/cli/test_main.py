@@ -1,0 +1,65 @@
+"""What every command does at its end, and README's commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peprof.results.store import ResultStore
+from tests.results.factory import make_full, make_record, make_short
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    store = ResultStore(tmp_path / "results" / "sst2")
+    for label in ("full", "lora"):
+        store.write(make_record(label, short=make_short(), full=make_full()))
+    return tmp_path
+
+
+def test_the_reader_of_a_pipe_may_go_before_the_end(results: Path) -> None:
+    """1 is the code of a regression: a closed pipe must not look like one."""
+    line = f"{shlex.quote(sys.executable)} -m peprof compare results | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=results, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_stdout_is_one_message(results: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    line = f"{shlex.quote(sys.executable)} -m peprof compare results --format csv > /dev/full"
+    done = subprocess.run(["bash", "-c", line], cwd=results, capture_output=True, text=True, check=False)
+    assert done.returncode == 5 and "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+def readme_commands(name: str) -> list[str]:
+    lines = re.findall(rf"^peprof {name}.*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    return [line.partition("  #")[0].partition(" > ")[0].strip() for line in lines]
+
+
+@pytest.mark.parametrize("line", readme_commands("compare"))
+def test_readmes_compare_commands_work(results: Path, line: str) -> None:
+    arguments = shlex.split(line)[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", "peprof", *arguments], cwd=results, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "lora" in done.stdout, done.stderr
+
+
+def test_readmes_example_of_a_loop_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (loop,) = [block for block in blocks if "measure_memory" in block]
+    done = subprocess.run(
+        [sys.executable, "-c", loop], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    peak_bytes = int(done.stdout.split()[0])
+    # At the least: weights, two moments, the batch, all in float32.
+    assert peak_bytes > 4 * (3 * (512 * 2 + 2) + 64 * 512)
