@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.export
 from transformers import PreTrainedTokenizerBase
 
 from peprof.training.data import Split
@@ -29,6 +30,10 @@ class Batch:
         """The same batch on a device."""
         moved = {key: value.to(device, non_blocking=True) for key, value in self.inputs.items()}
         return Batch(inputs=moved, real_tokens=self.real_tokens)
+
+
+# A tree for torch: whoever asks for all tensors in a value, as the memory pass does, finds a batch's.
+torch.export.register_dataclass(Batch)
 
 
 class EncodedSplit:
