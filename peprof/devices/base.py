@@ -117,6 +117,10 @@ class Device(ABC):
         """Waits until all queued work is done."""
 
     @abstractmethod
+    def release_cached_memory(self) -> None:
+        """Gives back what a pool holds but no tensor uses; nothing where there is no pool."""
+
+    @abstractmethod
     def clock(self) -> PhaseClock:
         """A new clock for one pass."""
 

@@ -147,6 +147,10 @@ class CpuDevice(Device):
         return None
 
     @override
+    def release_cached_memory(self) -> None:
+        return None
+
+    @override
     def clock(self) -> PhaseClock:
         return HostClock()
 

@@ -132,6 +132,10 @@ class CudaDevice(Device):
         self._cuda.synchronize(self.torch_device)
 
     @override
+    def release_cached_memory(self) -> None:
+        self._cuda.empty_cache()
+
+    @override
     def clock(self) -> PhaseClock:
         return EventClock(self._cuda, self.torch_device)
 

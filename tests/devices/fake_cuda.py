@@ -73,6 +73,9 @@ class FakeCuda:
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         self.peak_reserved = max(self.peak_reserved, self.reserved)
 
+    def empty_cache(self) -> None:
+        self.reserved = self.allocated
+
     def get_device_properties(self, device: Any = None) -> SimpleNamespace:
         self._check(device)
         return SimpleNamespace(name="NVIDIA Fake 100", uuid="1234")

@@ -97,6 +97,19 @@ def test_the_allocators_peaks_are_read_and_reset_at_each_phase() -> None:
     assert found.source == "cuda_allocator"
 
 
+def test_reserved_memory_starts_from_what_is_in_use_once_the_cache_is_released() -> None:
+    cuda = FakeCuda()
+    device = CudaDevice(0, cuda=cuda)
+    cuda.allocate(5000)
+    cuda.allocate(-4000)
+    device.release_cached_memory()
+    with device.memory_meter([]) as meter:
+        meter.mark("forward")
+        cuda.allocate(300)
+        meter.mark(None)
+    assert meter.result().peak_reserved_bytes == 1300
+
+
 def test_the_device_is_known_by_its_uuid() -> None:
     facts = CudaDevice(0, cuda=FakeCuda()).facts()
     assert (facts.name, facts.uuid, facts.kind) == ("NVIDIA Fake 100", "GPU-1234", "cuda")
