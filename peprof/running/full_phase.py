@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import nn
-
 from peprof.devices import Device
 from peprof.results.record import FullResult, TrainingHistory
+from peprof.running.checkpoint import checkpoint_bytes
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import EncodedSplit
@@ -31,10 +27,27 @@ def run_full_phase(
     method: Any,
     device: Device,
     say: Say,
-) -> tuple[FullResult, TrainingHistory]:
-    """Trains to the end and sums up."""
-    found = Trainer(step, spec.train, device, seed=spec.seed, progress=say).train(train, validation)
-    full = FullResult(
+    keep: Callable[[TrainingHistory], None],
+) -> FullResult:
+    """Trains to the end and sums up.
+
+    Args:
+        spec: the run.
+        step: over the model, on the device.
+        train, validation: the examples.
+        method: asked for what it has to save.
+        device: where it runs.
+        say: told how far it is.
+        keep: given the training's history, also when the training fails after its first step.
+    """
+    trainer = Trainer(step, spec.train, device, seed=spec.seed, progress=say)
+    try:
+        found = trainer.train(train, validation)
+    finally:
+        history = trainer.found.history()
+        if history.loss:
+            keep(history)
+    return FullResult(
         steps=len(found.losses),
         epochs=found.epochs,
         train_time_s=sum(found.step_times_s),
@@ -44,21 +57,3 @@ def run_full_phase(
         checkpoint_bytes=checkpoint_bytes(step.model, method),
         final_loss=fmean(found.losses[-FINAL_STEPS:]),
     )
-    return full, found.history()
-
-
-def state_to_save(model: nn.Module, method: Any) -> dict[str, torch.Tensor]:
-    """What a method has to save: what it says itself, or all trained parameters by name, shared ones once."""
-    if hasattr(method, "adapter_state"):
-        state: dict[str, torch.Tensor] = method.adapter_state(model)
-        return state
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def checkpoint_bytes(model: nn.Module, method: Any) -> int:
-    """Size on disk, in bytes, of that state as safetensors: written, looked at and removed."""
-    state = {name: tensor.contiguous() for name, tensor in state_to_save(model, method).items()}
-    with tempfile.TemporaryDirectory(prefix="peprof-") as directory:
-        path = Path(directory) / "adapter.safetensors"
-        save_file(state, path)
-        return path.stat().st_size

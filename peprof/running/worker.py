@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from peprof.devices import Device, as_out_of_memory, open_device
-from peprof.errors import PeprofError
+from peprof.errors import PeprofError, SuiteError
 from peprof.events import Progress
 from peprof.results.record import (
     Failure,
@@ -40,6 +40,14 @@ from peprof.training.sources import go_offline
 from peprof.training.step import ClassifierStep
 from peprof.training.trainer import DivergedError, planned_steps
 
+MESSAGE_CHARACTERS = 500
+"""A longer message is cut: whoever needs all of it finds it in the traceback."""
+
+PURE_HALF_WARNING = (
+    "trained in pure float16 without loss scaling: small gradients become zero and updates can overflow, so "
+    "the loss and accuracy say little of the method; bfloat16 has the range of float32"
+)
+
 
 @dataclass(kw_only=True)
 class _Findings:
@@ -48,6 +56,10 @@ class _Findings:
     parts: dict[str, Any] = field(default_factory=dict)
     history: TrainingHistory | None = None
     phase: str = "setup"
+
+    def keep_history(self, history: TrainingHistory) -> None:
+        """Keeps a training step by step."""
+        self.history = history
 
 
 def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say) -> RunResult:
@@ -98,6 +110,8 @@ def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Sa
     go_offline()  # what is needed was fetched before; nothing may touch the network while being measured
     say(Progress(phase="setup"))
     device = open_device(device_name)
+    if spec.model.dtype == "float16":
+        found.parts["warnings"] = (PURE_HALF_WARNING,)
     found.parts["environment"] = describe_environment(device)
     data = load_data(spec.data, source=source)
     found.parts["data"] = data.facts
@@ -111,15 +125,14 @@ def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Sa
         found.parts["short"] = short
         if "full" in spec.phases:
             # The short phase has trained: start again from the same seed. The old model must go first.
+            say(Progress(phase="setup"))
             del built
             gc.collect()
-            if device.kind == "cuda":
-                torch.cuda.empty_cache()
+            device.release_cached_memory()
             built = subject.build()
     if "full" in spec.phases:
-        full: FullResult
-        full, found.history = run_full_phase(
-            spec, built.step, built.train, built.validation, built.method, device, say
+        full: FullResult = run_full_phase(
+            spec, built.step, built.train, built.validation, built.method, device, say, found.keep_history
         )
         found.parts["full"] = full
 
@@ -189,11 +202,15 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
 def _explain(error: Exception, phase: str) -> tuple[Status, Failure]:
     """An exception -> a status and what to say of it."""
     memory = as_out_of_memory(error)
     status: Status = "failed"
-    message = str(error) or type(error).__name__
+    message = str(error)
     hint: str | None = None
     if memory is not None:
         status = "oom"
@@ -202,10 +219,14 @@ def _explain(error: Exception, phase: str) -> tuple[Status, Failure]:
         status = "diverged"
     if isinstance(error, PeprofError):
         message, hint = error.message, error.hint
+    if isinstance(error, SuiteError):
+        message = f"{error.source}: " + "; ".join(map(str, error.faults))
+    else:
+        message = _one_line(message)[:MESSAGE_CHARACTERS]
     return status, Failure(
         phase=phase,
         kind=type(error).__name__,
-        message=message.strip().splitlines()[0][:500],
+        message=message or type(error).__name__,
         hint=hint,
         requested_bytes=memory.requested_bytes if memory is not None else None,
         traceback="".join(traceback.format_exception(error)),
