@@ -24,7 +24,7 @@ WARMUP_SHARE = 1 / 3
 """Share of the time limit that warming up may take, so that slow steps leave time to be measured."""
 
 OnStep = Callable[[str, int, int], None]
-"""Called between steps with the pass's part (``warm-up`` or ``timing``), the steps done, and their number."""
+"""Called before and between steps with the part (``warm-up`` or ``timing``), the steps done, their number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def measure_latency(
         steps: measured steps.
         max_seconds: warm up no longer than a third of it, and stop measuring when it has passed; at least one
             step is a warm-up and at least three are measured all the same. ``None``: no limit.
-        on_step: called between steps, outside what is timed.
+        on_step: called before the first step of each part and after each step, outside what is timed.
 
     Raises:
         ValueError: there is no batch, or a count is too small.
@@ -79,6 +79,8 @@ def measure_latency(
         return max_seconds is not None and time.perf_counter() - begin > max_seconds * share
 
     warmed = 0
+    if on_step is not None:
+        on_step("warm-up", 0, warmup_steps)
     while warmed < warmup_steps and not (warmed and spent(WARMUP_SHARE)):
         step(batches[warmed % len(batches)], no_mark)
         device.synchronize()
@@ -86,6 +88,8 @@ def measure_latency(
         if on_step is not None:
             on_step("warm-up", warmed, warmup_steps)
 
+    if on_step is not None:
+        on_step("timing", 0, steps)
     clock = device.clock()
     done = 0
     stopped_by: Literal["steps", "max_seconds"] = "steps"

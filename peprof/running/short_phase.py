@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Iterator
 
-from peprof.devices import Device, StepBytes, StepTime
+import torch
+
+from peprof.devices import Device, Mark, StepBytes, StepTime
 from peprof.events import Progress
 from peprof.profiler.latency import Latency, measure_latency
 from peprof.profiler.memory import measure_memory
@@ -13,9 +17,40 @@ from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import Batch, EncodedSplit
 from peprof.training.step import ClassifierStep
+from peprof.training.trainer import check_finite
 
 DISTINCT_BATCHES = 16
 """Batches made beforehand and used in turn: enough that no step sees the same rows as its neighbours."""
+
+
+class _WatchedStep:
+    """A step whose losses are kept where they are, on the device, to be looked at when nothing is timed."""
+
+    def __init__(self, step: ClassifierStep) -> None:
+        self._step = step
+        self._losses: list[torch.Tensor] = []
+
+    def __call__(self, batch: Batch, mark: Mark) -> torch.Tensor:
+        loss = self._step(batch, mark)
+        self._losses.append(loss)
+        return loss
+
+    def resident_tensors(self) -> Iterator[torch.Tensor]:
+        return self._step.resident_tensors()
+
+    def check(self, part: str) -> None:
+        """Looks at the losses since the last look and lets them go. Waits for the device.
+
+        Args:
+            part: of the short phase, for the message.
+
+        Raises:
+            DivergedError: one isn't finite. NaNs are not slower, but nobody wants to know how fast they are.
+        """
+        losses = torch.stack(self._losses).double().tolist()
+        self._losses.clear()
+        for number, loss in enumerate(losses, start=1):
+            check_finite(loss, "training loss", f"at step {number} of {len(losses)} (short: {part})")
 
 
 def run_short_phase(
@@ -23,7 +58,15 @@ def run_short_phase(
 ) -> ShortResult:
     """Measures single steps; the batches lie on the device before the first of them.
 
-    The memory pass comes after the timing pass and apart from it, since counting allocations costs time.
+    The memory pass comes after the timing pass and apart from it, since counting allocations costs time. It
+    starts on every device from the same things: parameters, buffers, optimizer state and one batch (on CUDA
+    also the workspaces that libraries keep). So the timing pass's other batches and losses go first, and what
+    the timing pass left in a pool of memory is given back. One step that isn't measured then fills the pool
+    again with what steady training needs, so that ``peak_reserved_bytes`` says what training reserves and not
+    what earlier steps happened to leave.
+
+    Raises:
+        DivergedError: the loss of a step isn't finite; they are looked at outside what is timed.
     """
     asked = spec.short
     count = min(asked.warmup_steps + asked.steps, DISTINCT_BATCHES)
@@ -31,17 +74,21 @@ def run_short_phase(
         batch.to(device.torch_device)
         for batch in train.fixed_shape(spec.train.batch_size, count, seed=spec.seed)
     ]
+    real_tokens = [batch.real_tokens for batch in batches]
+    watched = _WatchedStep(step)
     begin = time.perf_counter()
 
     def on_step(part: str, done: int, total: int) -> None:
+        if part == "timing" and done == 0:
+            watched.check("warm-up")
         elapsed = time.perf_counter() - begin
-        left = elapsed / done * (total - done) if part == "timing" else None
+        left = elapsed / done * (total - done) if part == "timing" and done else None
         if left is not None and asked.max_seconds is not None:
             left = max(0.0, min(left, asked.max_seconds - elapsed))
         say(Progress(phase=f"short: {part}", step=done, total=total, seconds_left=left))
 
     latency = measure_latency(
-        step,
+        watched,
         batches,
         device,
         warmup_steps=asked.warmup_steps,
@@ -49,20 +96,34 @@ def run_short_phase(
         max_seconds=asked.max_seconds,
         on_step=on_step,
     )
+    watched.check("timing")
+
     say(Progress(phase="short: memory", step=0, total=1))
-    memory = measure_memory(step, batches[:1], device, warmup_steps=0)
-    return _result(spec, batches, latency, memory)
+    del batches[1:]
+    gc.collect()
+    device.release_cached_memory()
+    # The bare step: a kept loss would be counted, and what a step holds doesn't depend on values.
+    memory = measure_memory(step, batches, device, warmup_steps=1)
+    return _result(spec, real_tokens, latency, memory)
 
 
-def _result(spec: RunSpec, batches: list[Batch], latency: Latency, memory: StepBytes) -> ShortResult:
+def _result(spec: RunSpec, real_tokens: list[int], latency: Latency, memory: StepBytes) -> ShortResult:
+    """Sums up.
+
+    Args:
+        spec: the run.
+        real_tokens: of each batch; they were used in turn, from the first warm-up step on.
+        latency, memory: what was measured.
+    """
     first = latency.warmup_steps
-    used = [batches[(first + index) % len(batches)] for index in range(len(latency.steps))]
     return ShortResult(
         warmup_steps=latency.warmup_steps,
         stopped_by=latency.stopped_by,
         batch_size=spec.train.batch_size,
         padded_tokens=spec.train.batch_size * spec.data.max_length,
-        real_tokens=tuple(batch.real_tokens for batch in used),
+        real_tokens=tuple(
+            real_tokens[(first + index) % len(real_tokens)] for index in range(len(latency.steps))
+        ),
         times=_times(latency),
         memory=MemoryResult(
             source=memory.source,

@@ -74,7 +74,7 @@ def test_the_model_is_left_without_hooks() -> None:
         assert not module._forward_hooks and not module._forward_pre_hooks and not module._backward_hooks
 
 
-def test_progress_is_told_between_steps() -> None:
+def test_progress_is_told_before_and_between_steps() -> None:
     heard: list[tuple[str, int, int]] = []
     measure_latency(
         SleepingStep(forward=0.0),
@@ -85,8 +85,10 @@ def test_progress_is_told_between_steps() -> None:
         on_step=lambda *event: heard.append(event),
     )
     assert heard == [
+        ("warm-up", 0, 2),
         ("warm-up", 1, 2),
         ("warm-up", 2, 2),
+        ("timing", 0, 3),
         ("timing", 1, 3),
         ("timing", 2, 3),
         ("timing", 3, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,9 @@ def test_a_run_ends_with_a_whole_record(tmp_path: Path) -> None:
     (record,) = outcome.records
     assert record.status == "ok" and record.failure is None and record.attempt == 1
     assert record.parameters is not None
-    # peprof/tiny: 4 layers of width 128; A and B of rank 2 at query and value.
-    assert record.parameters.trainable_backbone == 4 * 2 * 2 * (128 + 128)
-    assert record.parameters.trainable_head == (128 * 128 + 128) + (128 * 2 + 2)
+    # peprof/tiny: 4 layers of width 64; A and B of rank 2 at query and value.
+    assert record.parameters.trainable_backbone == 4 * 2 * 2 * (64 + 64)
+    assert record.parameters.trainable_head == (64 * 64 + 64) + (64 * 2 + 2)
     assert record.short is not None and record.short.times is not None and record.short.memory is not None
     assert len(record.short.times.step_s) == 3 == len(record.short.real_tokens)
     assert record.short.padded_tokens == 8 * 12
@@ -71,9 +72,13 @@ def test_a_run_ends_with_a_whole_record(tmp_path: Path) -> None:
     ("how", "step", "status", "phase", "kind", "words"),
     [
         ("raise", 0, "failed", "setup", "RuntimeError", "mat1 and mat2"),
-        ("raise", 2, "failed", "short: warm-up", "RuntimeError", "mat1 and mat2"),
+        # One step warms up, three are timed, and two are the memory pass: the first of each is the hard one.
+        ("raise", 2, "failed", "short: timing", "RuntimeError", "mat1 and mat2"),
         ("oom", 3, "oom", "short: timing", "RuntimeError", "allocate"),
-        ("nan", 2, "diverged", "full: training", "DivergedError", "became nan at step 2"),
+        ("raise", 5, "failed", "short: memory", "RuntimeError", "mat1 and mat2"),
+        ("full raise", 1, "failed", "full: training", "RuntimeError", "mat1 and mat2"),
+        ("full nan", 2, "diverged", "full: training", "DivergedError", "became nan at step 2"),
+        ("nan", 3, "diverged", "short: timing", "DivergedError", "nan at step 2 of 3 (short: timing)"),
         ("exit", 1, "failed", "short: warm-up", "Exit", "exit code 7"),
         ("kill", 1, "failed", "short: warm-up", "Signal", "killed by SIGKILL"),
     ],
@@ -81,21 +86,32 @@ def test_a_run_ends_with_a_whole_record(tmp_path: Path) -> None:
 def test_what_goes_wrong_is_a_row_with_phase_and_cause_and_the_suite_goes_on(
     tmp_path: Path, how: str, step: int, status: str, phase: str, kind: str, words: str
 ) -> None:
-    phases = '"full"' if how == "nan" else '"short"'
+    phases = '"full"' if how.startswith("full ") else '"short"'
+    how = how.removeprefix("full ")
     bad = f'name = "faulty"\nhow = "{how}"\nstep = {step}'
     path = write_suite(tmp_path, bad, 'name = "head"', phases=phases)
     broken, healthy = run(path, tmp_path / "r").records
     assert broken.status == status and broken.failure is not None
     assert broken.failure.kind == kind
     assert words in broken.failure.message
-    # A phase is told at its first event: a fault in its first step belongs to what was told before.
-    assert broken.failure.phase in (phase, "setup", "start", "short: warm-up")
+    assert broken.failure.phase == phase
     if how == "oom":
         assert broken.failure.requested_bytes == 2**55
     if how == "exit":
         assert broken.failure.exit_code == 7
         assert broken.failure.traceback is not None and "my last words" in broken.failure.traceback
     assert healthy.status == "ok", "one bad method never costs the others"
+
+
+def test_a_training_that_fails_keeps_its_history_up_to_there(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, 'name = "faulty"\nhow = "nan"\nstep = 3', phases='"full"')
+    outcome = run(path, tmp_path / "r")
+    (record,) = outcome.records
+    assert record.status == "diverged" and record.full is None
+    history = outcome.store.read_history(record.run_id)
+    assert history is not None
+    assert [math.isfinite(loss) for loss in history.loss] == [True, True, False]
+    assert len(history.learning_rate) == len(history.step_time_s) == 3
 
 
 def test_a_time_limit_ends_a_run_that_hangs(tmp_path: Path) -> None:
