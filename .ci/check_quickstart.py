@@ -1,4 +1,4 @@
-"""Checks the quickstart's records: every method a complete row, and methods that learn more than a head does."""
+"""Checks the quickstart: every method a complete row, and methods that learn more than a head does."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from peprof_methods import UnknownRoleError, UnsupportedModelError
 from peprof_methods.bitfit import BitFit
-from peprof_methods.full import Full
 from peprof_methods.head import Head
 from peprof_methods.ia3 import IA3
 from peprof_methods.last_layers import LastLayers

@@ -63,7 +63,7 @@ def test_the_garbage_collector_is_off_while_measuring_and_on_again_afterwards() 
     step = SleepingStep(forward=0.0)
     assert gc.isenabled()
     measure_latency(step, ["a"], CpuDevice(), warmup_steps=1, steps=3)
-    assert step.garbage_collector_was_on == [True, False, False, False]
+    assert step.garbage_collector_was_on == [False, False, False, False]
     assert gc.isenabled()
 
 
