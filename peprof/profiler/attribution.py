@@ -34,10 +34,6 @@ the longest counts."""
 UNOWNED = "(nobody)"
 """The owner of what the caller's owners don't cover."""
 
-NOT_KEPT = frozenset({"parameters.frozen", "parameters.trainable", "inputs", "buffers"})
-"""Categories that live anyhow, so that saving them for backward costs nothing."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Whose a storage is.
@@ -171,7 +167,7 @@ class Attribution:
         levels, marked = self._levels, bool(self._ledger.marked_edges)
         spans_by_phase: dict[str, list[Span]] = {}
         for span in self._spans:
-            if span.last > span.first or (marked and span.phase != OUTSIDE_PHASE):
+            if span.last > span.first or (span.phase != OUTSIDE_PHASE and span is not self._spans[0]):
                 spans_by_phase.setdefault(span.phase, []).append(span)
         phases = []
         for phase, spans in spans_by_phase.items():
@@ -203,8 +199,8 @@ class Attribution:
                 kept = now
         recomputed = [
             number
-            for number, saving in self._savings.items()
-            if saving.region is not None and self._facts[number].category == "activations.recomputed"
+            for number in self._savings
+            if self._facts[number].category == "activations.recomputed"
         ]
         region_inputs = {number for _, inputs in self._ledger.regions.values() for number in inputs}
         return ActivationBreakdown(
@@ -214,7 +210,7 @@ class Attribution:
         )
 
     def _is_activation(self, number: int) -> bool:
-        return self._savings[number].region is None and self._facts[number].category not in NOT_KEPT
+        return self._facts[number].category == "activations"
 
     def _bytes_of(self, numbers: Iterable[int]) -> int:
         return sum(self._log.sizes[number] for number in numbers)

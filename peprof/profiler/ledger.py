@@ -135,6 +135,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         effect = self._effects.get(func)
         if effect is None:
             effect = self._effects[func] = effect_of(func)
+        if not effect:
+            return func(*args, **kwargs) if kwargs else func(*args)
         node = current_node()
         if node is None:
             if self._in_backward:
@@ -148,15 +150,14 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if effect >= Effect.NORM:
             return self._special(effect, func, args, kwargs or {}, node)
         out = func(*args, **kwargs) if kwargs else func(*args)
-        if effect:
-            if out.__class__ is torch.Tensor and out.layout is torch.strided:
-                storage = out.untyped_storage()
-                if storage._cdata not in self._alive and not (self._gpu_only and out.is_cpu):
-                    self._birth(storage, func, node, effect)
-                    if effect == Effect.CAST:
-                        self._label_cast(storage, args[0])
-            else:
-                self._see_all(out, func, node, effect)
+        if out.__class__ is torch.Tensor and out.layout is torch.strided:
+            storage = out.untyped_storage()
+            if storage._cdata not in self._alive and not (self._gpu_only and out.is_cpu):
+                self._birth(storage, func, node, effect)
+                if effect == Effect.CAST:
+                    self._label_cast(storage, args[0])
+        else:
+            self._see_all(out, func, node, effect)
         return out
 
     def _birth(
@@ -320,6 +321,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parameter.grad is not None:
                 self._label(parameter.grad, "gradients", name)
 
+    def _label_inputs(self) -> None:
+        for tensor in tensors_shown_by(self._inputs):
+            self._label(tensor, "inputs", "")
+            if tensor.is_leaf and tensor.grad is not None:
+                self._label(tensor.grad, "gradients", "")
+
     def _note_cast(self, tensor: torch.Tensor, label: Label) -> None:
         for storage in storages_of(tensor):
             self._casts[storage._cdata] = label
@@ -353,8 +360,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._parameters_of_optimizers()
         for optimizer in self.optimizers:
             self._label_state(optimizer)
+        self._label_inputs()
         for tensor in tensors_shown_by(self._inputs):
-            self._label(tensor, "inputs", "")
             self._note_cast(tensor, Label("inputs", ""))
         with ExitStack() as hooks:
             self._hook(hooks)
@@ -395,6 +402,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._hooks.close()
         # What replaced a parameter, a buffer or a state within the step belongs to it as well.
         self._label_model()
+        self._label_inputs()
         for optimizer in self.optimizers:
             self._label_state(optimizer)
         self._alive.clear()  # and with it all weak references: nothing is noted any more
