@@ -168,17 +168,19 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         locations = self.locations
         place: nn.Module | Marks | str | None
-        number = -1
+        node_number = -1
         if node is None or locations.recomputing:
             place = locations.module
         else:
-            number = node._sequence_nr()
-            if number < LEAF_NUMBER:
+            node_number = node._sequence_nr()
+            if node_number < LEAF_NUMBER:
                 place = locations.marks_of_running_node()
             else:
                 variable = getattr(node, "variable", None)
-                place, number = self.parameter_names.get(id(variable), ""), -1
-        self.log.events.append(self._add(storage, Birth(func, place, number, self.saved.packing)))
+                place, node_number = self.parameter_names.get(id(variable), ""), -1
+        number = self._add(storage, Birth(func, place, node_number, self.saved.packing))
+        if self.log.sizes[number]:
+            self.log.events.append(number)
 
     def _add(self, storage: torch.UntypedStorage, birth: Birth) -> int:
         number = len(self.births)
@@ -193,7 +195,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _death(self, alive: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(alive, _Alive)
         del self._alive[alive.key]
-        self.log.events.append(~alive.number)
+        if self.log.sizes[alive.number]:
+            self.log.events.append(~alive.number)
 
     # -- off the hot path ---------------------------------------------------------------------------
 
@@ -226,7 +229,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     # The new block is there before the old one goes, as in the allocators.
                     old = alive.number
                     self._birth(storage, func, node, Effect.FRESH)
-                    self.log.events.append(~old)
+                    if self.log.sizes[old]:
+                        self.log.events.append(~old)
         return out
 
     def _label_cast(self, storage: torch.UntypedStorage, source: torch.Tensor) -> None:
