@@ -34,6 +34,7 @@ the longest counts."""
 UNOWNED = "(nobody)"
 """The owner of what the caller's owners don't cover."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """Whose a storage is.
@@ -62,6 +63,7 @@ class Attribution:
     def __init__(self, ledger: Ledger, *, owner: Owner | None = None) -> None:
         self._ledger = ledger
         self._log = ledger.log
+        self._notes = ledger.births
         self._levels = self._log.levels()
         length = len(self._log.events)
         edges = ledger.marked_edges or ledger.found_edges
@@ -83,7 +85,7 @@ class Attribution:
     # -- one storage --------------------------------------------------------------------------------
 
     def _facts_of(self, number: int) -> Facts:
-        birth = self._ledger.births[number]
+        birth = self._notes[number]
         operator = operator_name(birth.operator)
         label = self._ledger.labels.get(number)
         if label is not None:
@@ -107,7 +109,7 @@ class Attribution:
         return Facts(category=category, module=module, name=module, operator=operator)
 
     def _birth_module(self, number: int) -> str | None:
-        place, node = self._ledger.births[number].place, self._ledger.births[number].node
+        place, node = self._notes[number].place, self._notes[number].node
         if isinstance(place, str):
             return place.rpartition(".")[0] if place else None
         return self._module_name(place.module_of(node) if isinstance(place, Marks) else place)
@@ -138,9 +140,7 @@ class Attribution:
             phase=phase,
             event=moment,
             total_bytes=self._levels[moment],
-            operator=operator_name(self._ledger.births[raised_by].operator)
-            if raised_by is not None
-            else None,
+            operator=operator_name(self._notes[raised_by].operator) if raised_by is not None else None,
             module=self._birth_module(raised_by) if raised_by is not None else None,
             categories=sum_by((fact.category, size) for fact, size in sized),
             operators=sum_by((fact.operator, size) for fact, size in sized),
@@ -198,9 +198,7 @@ class Attribution:
             if self._bytes_of(now) > self._bytes_of(kept):
                 kept = now
         recomputed = [
-            number
-            for number in self._savings
-            if self._facts[number].category == "activations.recomputed"
+            number for number in self._savings if self._facts[number].category == "activations.recomputed"
         ]
         region_inputs = {number for _, inputs in self._ledger.regions.values() for number in inputs}
         return ActivationBreakdown(
@@ -220,7 +218,7 @@ class Attribution:
         operators = (
             self._ledger.operator_of_node if saving.region is None else self._ledger.operator_of_recomputed
         )
-        saved_by = operators.get(saving.node, self._ledger.births[number].operator)
+        saved_by = operators.get(saving.node, self._notes[number].operator)
         return SavedStorage(
             module=self._module_name(saving.module),
             operator="checkpoint" if checkpointed else operator_name(saved_by),

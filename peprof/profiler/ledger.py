@@ -29,7 +29,7 @@ from peprof.profiler.locations import LEAF_NUMBER, Locations, Marks, current_nod
 from peprof.profiler.operators import Effect, effect_of
 from peprof.profiler.saving import SavedTensors, tensors_shown_by
 from peprof.profiler.scalars import scalar_of
-from peprof.profiler.storages import storages_of
+from peprof.profiler.storages import PLAIN, parts_of, storages_of
 
 OUTSIDE_PHASE = "other"
 """The phase of what belongs to none of forward, backward, clip and optimizer."""
@@ -49,6 +49,13 @@ class Birth(NamedTuple):
     place: nn.Module | Marks | str | None
     node: int
     packing: str | None
+
+
+_RawBirth = tuple["torch._ops.OpOverload | None", "nn.Module | Marks | str | None", int, "str | None"]
+"""The fields of a ``Birth``; naming them takes too long while the step runs."""
+
+Tensor = torch.Tensor
+_ALIAS, _CAST, _NORM = int(Effect.ALIAS), int(Effect.CAST), int(Effect.NORM)
 
 
 class Label(NamedTuple):
@@ -96,7 +103,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.optimizers = tuple(optimizers)
         self.device = device_of(model)
         self.log = EventLog()
-        self.births: list[Birth] = []
+        self._births: list[_RawBirth] = []
         self.labels: dict[int, Label] = {}
         self.operator_of_node: dict[int, torch._ops.OpOverload] = {}
         self.operator_of_recomputed: dict[int, torch._ops.OpOverload] = {}
@@ -109,13 +116,20 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.parameter_names: dict[int, str] = {}
         self._inputs = inputs
         self._alive: dict[int, _Alive] = {}
-        self._effects: dict[torch._ops.OpOverload, Effect] = {}
+        self._effects: dict[int, Effect] = {}
+        self._operators: list[torch._ops.OpOverload] = []
+        self._on_death = self._death
         self._casts: dict[int, Label] = {}
         self._phase = "forward"
         self._in_backward = False
         self._optimizers_running = 0
         self._gpu_only = self.device.type not in ("cpu", "meta")
         self._hooks = ExitStack()
+
+    @property
+    def births(self) -> list[Birth]:
+        """What was known of each storage when it was met, by its number."""
+        return [Birth(*birth) for birth in self._births]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -132,9 +146,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        effect = self._effects.get(func)
+        effect = self._effects.get(id(func))
         if effect is None:
-            effect = self._effects[func] = effect_of(func)
+            effect = self._effects[id(func)] = effect_of(func)
+            self._operators.append(func)  # which keeps its id from being given again
         if not effect:
             return func(*args, **kwargs) if kwargs else func(*args)
         node = current_node()
@@ -147,25 +162,32 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._enter_backward()
             if self.locations.recomputing:
                 self.operator_of_recomputed.setdefault(sequence_number(), func)
-        if effect >= Effect.NORM:
+        if effect >= _NORM:
             return self._special(effect, func, args, kwargs or {}, node)
         out = func(*args, **kwargs) if kwargs else func(*args)
-        if out.__class__ is torch.Tensor and out.layout is torch.strided:
-            storage = out.untyped_storage()
-            if storage._cdata not in self._alive and not (self._gpu_only and out.is_cpu):
-                self._birth(storage, func, node, effect)
-                if effect == Effect.CAST:
-                    self._label_cast(storage, args[0])
+        if out.__class__ is Tensor:
+            self._see(out, func, node, effect)
+            if effect == _CAST:
+                self._label_cast(out, args[0])
         else:
             self._see_all(out, func, node, effect)
         return out
 
-    def _birth(
-        self, storage: torch.UntypedStorage, func: torch._ops.OpOverload, node: Any, effect: Effect
-    ) -> None:
-        if effect == Effect.ALIAS:
-            self._number_of(storage)  # a view of what nobody announced
+    def _see(self, tensor: torch.Tensor, func: torch._ops.OpOverload, node: Any, effect: Effect) -> None:
+        """Notes the birth of a plain tensor's storage, if it is one."""
+        try:
+            storage = tensor.untyped_storage()
+        except NotImplementedError:  # it is sparse
+            self._see_all(tensor, func, node, effect)
             return
+        if storage._cdata in self._alive or (self._gpu_only and tensor.is_cpu):
+            return
+        if effect == _ALIAS:
+            self._number_of(storage)  # a view of what nobody announced
+        else:
+            self._birth(storage, func, node)
+
+    def _birth(self, storage: torch.UntypedStorage, func: torch._ops.OpOverload, node: Any) -> None:
         locations = self.locations
         place: nn.Module | Marks | str | None
         node_number = -1
@@ -178,18 +200,19 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 variable = getattr(node, "variable", None)
                 place, node_number = self.parameter_names.get(id(variable), ""), -1
-        number = self._add(storage, Birth(func, place, node_number, self.saved.packing))
+        number = self._add(storage, (func, place, node_number, self.saved.packing))
         if self.log.sizes[number]:
             self.log.events.append(number)
 
-    def _add(self, storage: torch.UntypedStorage, birth: Birth) -> int:
-        number = len(self.births)
-        self.births.append(birth)
-        self.log.sizes.append(storage.nbytes())
-        alive = _Alive(storage, self._death)
-        alive.key = storage._cdata
+    def _add(self, storage: torch.UntypedStorage, birth: _RawBirth) -> int:
+        sizes = self.log.sizes
+        number = len(sizes)
+        self._births.append(birth)
+        sizes.append(storage.nbytes())
+        alive = _Alive(storage, self._on_death)
+        alive.key = key = storage._cdata
         alive.number = number
-        self._alive[alive.key] = alive
+        self._alive[key] = alive
         return number
 
     def _death(self, alive: weakref.ref[torch.UntypedStorage]) -> None:
@@ -201,12 +224,16 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # -- off the hot path ---------------------------------------------------------------------------
 
     def _see_all(self, out: Any, func: torch._ops.OpOverload, node: Any, effect: Effect) -> None:
+        if out.__class__ is tuple or out.__class__ is list:
+            for item in out:
+                if item.__class__ is Tensor:
+                    self._see(item, func, node, effect)
+                elif item is not None:
+                    self._see_all(item, func, node, effect)
+            return
         for tensor in tensors_shown_by(out):
-            if self._gpu_only and tensor.is_cpu:
-                continue
-            for storage in storages_of(tensor):
-                if storage._cdata not in self._alive:
-                    self._birth(storage, func, node, effect)
+            for part in parts_of(tensor):
+                self._see(part, func, node, effect)
 
     def _special(
         self, effect: Effect, func: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any], node: Any
@@ -224,20 +251,22 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for storage in () if self._gpu_only and tensor.is_cpu else storages_of(tensor):
                 alive = self._alive.get(storage._cdata)
                 if alive is None:
-                    self._birth(storage, func, node, Effect.FRESH)
+                    self._birth(storage, func, node)
                 elif self.log.sizes[alive.number] != storage.nbytes():
                     # The new block is there before the old one goes, as in the allocators.
                     old = alive.number
-                    self._birth(storage, func, node, Effect.FRESH)
+                    self._birth(storage, func, node)
                     if self.log.sizes[old]:
                         self.log.events.append(~old)
         return out
 
-    def _label_cast(self, storage: torch.UntypedStorage, source: torch.Tensor) -> None:
-        if source.__class__ in (torch.Tensor, nn.Parameter) and source.layout is torch.strided:
-            label = self._casts.get(source.untyped_storage()._cdata)
-            if label is not None:
-                self.labels[self._alive[storage._cdata].number] = label
+    def _label_cast(self, copy: torch.Tensor, source: torch.Tensor) -> None:
+        if source.__class__ not in PLAIN or source.layout is not torch.strided:
+            return
+        label = self._casts.get(source.untyped_storage()._cdata)
+        alive = self._alive.get(copy.untyped_storage()._cdata) if label is not None else None
+        if label is not None and alive is not None:
+            self.labels.setdefault(alive.number, label)
 
     def _is_gradient(self, tensors: Any) -> bool:
         for tensor in tensors_shown_by(tensors)[:1]:
@@ -251,7 +280,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         alive = self._alive.get(storage._cdata)
         if alive is not None:
             return alive.number
-        number = self._add(storage, Birth(None, None, -1, None))
+        number = self._add(storage, (None, None, -1, None))
         self.log.resident.append(number)
         return number
 
@@ -301,14 +330,15 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.locations.leave()
 
     def _before_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._label_state(optimizer)
+        if optimizer not in self.optimizers:
+            self.optimizers = (*self.optimizers, optimizer)
+            self._label_state(optimizer)
         self._in_backward = False
         self._optimizers_running += 1
         self._enter("optimizer")
 
     def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._optimizers_running -= 1
-        self._label_state(optimizer)
         self._enter(OUTSIDE_PHASE)
 
     # -- what is what -------------------------------------------------------------------------------

@@ -56,11 +56,16 @@ class SavedTensors:
     """
 
     def __init__(self, locations: Locations, number_of: NumberOf) -> None:
-        self.savings: list[Saving] = []
+        self._savings: list[tuple[Any, ...]] = []
         self.packing: str | None = None
         self._locations = locations
         self._number_of = number_of
         self._stack = ExitStack()
+
+    @property
+    def savings(self) -> list[Saving]:
+        """What was saved, in order."""
+        return [Saving(*saving) for saving in self._savings]
 
     def __enter__(self) -> SavedTensors:
         outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
@@ -93,16 +98,9 @@ class SavedTensors:
         node, running = sequence_number(), current_node()
         region = None if running is None else running._sequence_nr()
         for storage in storages_of(tensor):
-            self.savings.append(
-                Saving(
-                    self._number_of(storage),
-                    self._locations.module,
-                    tensor.shape,
-                    tensor.dtype,
-                    node,
-                    region,
-                    hidden_by,
-                )
+            number = self._number_of(storage)
+            self._savings.append(
+                (number, self._locations.module, tensor.shape, tensor.dtype, node, region, hidden_by)
             )
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:

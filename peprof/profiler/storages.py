@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -16,6 +16,10 @@ _PARTS_BY_LAYOUT: dict[torch.layout, tuple[str, ...]] = {
     torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
     torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
 }
+
+
+PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+"""Classes of tensors that have one storage, if they aren't sparse."""
 
 
 def parts_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -44,7 +48,7 @@ def parts_of(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 def _hides_its_storage(tensor: torch.Tensor) -> bool:
     """Whether the bytes lie elsewhere: a wrapper made by ``_make_wrapper_subclass``, or no storage at all."""
     kind = type(tensor)
-    if kind is torch.Tensor or kind is torch.nn.Parameter:
+    if kind in PLAIN:
         return tensor.layout is not torch.strided and not tensor.is_mkldnn
     if kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__:
         return False  # a subclass by name only, such as a buffer
@@ -56,11 +60,12 @@ def _hides_its_storage(tensor: torch.Tensor) -> bool:
     return tensor.device.type != "meta" and storage.nbytes() > 0 and storage.data_ptr() == 0
 
 
-def storages_of(tensor: torch.Tensor) -> Iterator[torch.UntypedStorage]:
+def storages_of(tensor: torch.Tensor) -> Iterable[torch.UntypedStorage]:
     """The storages of a tensor.
 
     Raises:
         ProfileError: see ``parts_of``.
     """
-    for part in parts_of(tensor):
-        yield part.untyped_storage()
+    if tensor.__class__ in PLAIN and tensor.layout is torch.strided:
+        return (tensor.untyped_storage(),)
+    return [part.untyped_storage() for part in parts_of(tensor)]

@@ -33,7 +33,9 @@ def test_a_transformer_keeps_what_the_formula_says(
     found = profile_step(model, batch, step).activations
 
     rows, maps = b * length, b * h * length**2
-    assert found.total_bytes == F32 * (n * (7 * rows * d + maps + 2 * rows * f + 4 * rows) + (n - 1) * rows * d)
+    assert found.total_bytes == F32 * (
+        n * (7 * rows * d + maps + 2 * rows * f + 4 * rows) + (n - 1) * rows * d
+    )
     assert {item.dtype for item in found.saved} == {"float32"}
     for index in range(n):
         assert found.by_module()[f"{index}.attention.out"] == F32 * rows * d
@@ -95,7 +97,9 @@ def test_a_checkpoint_keeps_inputs_and_recomputes_the_rest(use_reentrant: bool, 
             return x
 
     model = Checkpointed().to(device)
-    batch = torch.randn(b, length, d, device=device, requires_grad=True)  # without it, reentrant has no gradient
+    batch = torch.randn(
+        b, length, d, device=device, requires_grad=True
+    )  # without it, reentrant has no gradient
     step = MeanStep(model, torch.optim.SGD(model.parameters(), foreach=True))
     profile = profile_step(model, batch, step)
     found = profile.activations
@@ -105,7 +109,9 @@ def test_a_checkpoint_keeps_inputs_and_recomputes_the_rest(use_reentrant: bool, 
     assert found.total_bytes == F32 * (n - 1) * rows * d
     assert {item.operator for item in found.saved} == {"checkpoint"}
     assert found.recomputed_bytes == F32 * n * per_block
-    assert [region.module for region in found.regions] == ["blocks.2", "blocks.1", "blocks.0"], "backward's order"
+    assert [region.module for region in found.regions] == ["blocks.2", "blocks.1", "blocks.0"], (
+        "backward's order"
+    )
     assert {region.recomputed_bytes for region in found.regions} == {F32 * per_block}
     assert [region.saved_bytes for region in found.regions] == [F32 * rows * d, F32 * rows * d, 0]
     at_peak = profile.phase("backward").peak.categories
@@ -156,5 +162,10 @@ def test_an_activation_belongs_to_the_module_that_saves_it_and_says_who_made_it(
     (relu, out) = profile_step(step.model, torch.randn(3, 4), step).activations.saved
     assert (relu.module, relu.operator, relu.made_in, relu.made_by) == ("1", "aten.relu", "1", "aten.relu")
     # MlpStep squares the output, outside of the model.
-    assert (out.module, out.operator, out.made_in, out.made_by) == (None, "aten.pow.Tensor_Scalar", "2", "aten.addmm")
+    assert (out.module, out.operator, out.made_in, out.made_by) == (
+        None,
+        "aten.pow.Tensor_Scalar",
+        "2",
+        "aten.addmm",
+    )
     assert (out.shape, out.dtype, out.nbytes) == ((3, 2), "float32", F32 * 6)
