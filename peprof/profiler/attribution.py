@@ -28,8 +28,8 @@ from peprof.profiler.operators import operator_name
 from peprof.profiler.saving import Saving
 
 Owner = Callable[[str], str | None] | Mapping[str, str]
-"""Qualified name of a module or parameter -> who owns it. As a mapping: of names and beginnings of dotted names;
-the longest counts."""
+"""Qualified name of a module or parameter -> who owns it. As a mapping: names and beginnings of dotted names, of
+which the longest counts."""
 
 UNOWNED = "(nobody)"
 """The owner of what the caller's owners don't cover."""
@@ -99,7 +99,7 @@ class Attribution:
             module = self._module_name(saving.module)
             return Facts(category=category, module=module, name=module, operator=operator)
         module = self._birth_module(number)
-        hidden_by = self._hidden.get(number) or birth.packing
+        hidden_by = self._hidden.get(number) or birth.packing or self._ledger.kept_on_context.get(number)
         if number not in self._births:
             category = "unattributed"
         elif hidden_by is not None and self._outlives_forward(number):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import (
     Optimizer,
@@ -25,7 +26,7 @@ from typing_extensions import override
 
 from peprof.profiler.errors import ProfileError
 from peprof.profiler.events import EventLog
-from peprof.profiler.locations import LEAF_NUMBER, Locations, Marks, current_node, sequence_number
+from peprof.profiler.locations import LEAF_NUMBER, Locations, Marks, current_node, current_task, sequence_number
 from peprof.profiler.operators import Effect, effect_of
 from peprof.profiler.saving import SavedTensors, tensors_shown_by
 from peprof.profiler.scalars import scalar_of
@@ -109,6 +110,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operator_of_recomputed: dict[int, torch._ops.OpOverload] = {}
         self.locations = Locations()
         self.saved = SavedTensors(self.locations, self._number_of)
+        self.kept_on_context: dict[int, str] = {}
+        self._contexts_read: set[int] = set()
         self.found_edges: list[tuple[int, str]] = []
         self.marked_edges: list[tuple[int, str]] = []
         self.backward_starts: list[int] = []
@@ -152,8 +155,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._operators.append(func)  # which keeps its id from being given again
         if not effect:
             return func(*args, **kwargs) if kwargs else func(*args)
-        node = current_node()
-        if node is None:
+        if current_task() < 0:
             if self._in_backward:
                 self._leave_backward()
             self.operator_of_node.setdefault(sequence_number(), func)
@@ -163,38 +165,41 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if self.locations.recomputing:
                 self.operator_of_recomputed.setdefault(sequence_number(), func)
         if effect >= _NORM:
-            return self._special(effect, func, args, kwargs or {}, node)
+            return self._special(effect, func, args, kwargs or {})
         out = func(*args, **kwargs) if kwargs else func(*args)
         if out.__class__ is Tensor:
-            self._see(out, func, node, effect)
+            self._see(out, func, effect)
             if effect == _CAST:
                 self._label_cast(out, args[0])
         else:
-            self._see_all(out, func, node, effect)
+            self._see_all(out, func, effect)
         return out
 
-    def _see(self, tensor: torch.Tensor, func: torch._ops.OpOverload, node: Any, effect: Effect) -> None:
+    def _see(self, tensor: torch.Tensor, func: torch._ops.OpOverload, effect: Effect) -> None:
         """Notes the birth of a plain tensor's storage, if it is one."""
         try:
             storage = tensor.untyped_storage()
         except NotImplementedError:  # it is sparse
-            self._see_all(tensor, func, node, effect)
+            self._see_all(tensor, func, effect)
             return
         if storage._cdata in self._alive or (self._gpu_only and tensor.is_cpu):
             return
         if effect == _ALIAS:
             self._number_of(storage)  # a view of what nobody announced
         else:
-            self._birth(storage, func, node)
+            self._birth(storage, func)
 
-    def _birth(self, storage: torch.UntypedStorage, func: torch._ops.OpOverload, node: Any) -> None:
+    def _birth(self, storage: torch.UntypedStorage, func: torch._ops.OpOverload) -> None:
         locations = self.locations
         place: nn.Module | Marks | str | None
         node_number = -1
+        node = current_node()
         if node is None or locations.recomputing:
             place = locations.module
         else:
             node_number = node._sequence_nr()
+            if isinstance(node, BackwardCFunction) and node_number not in self._contexts_read:
+                self._read_context(node, node_number)
             if node_number < LEAF_NUMBER:
                 place = locations.marks_of_running_node()
             else:
@@ -223,39 +228,48 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # -- off the hot path ---------------------------------------------------------------------------
 
-    def _see_all(self, out: Any, func: torch._ops.OpOverload, node: Any, effect: Effect) -> None:
+    def _see_all(self, out: Any, func: torch._ops.OpOverload, effect: Effect) -> None:
         if out.__class__ is tuple or out.__class__ is list:
             for item in out:
                 if item.__class__ is Tensor:
-                    self._see(item, func, node, effect)
+                    self._see(item, func, effect)
                 elif item is not None:
-                    self._see_all(item, func, node, effect)
+                    self._see_all(item, func, effect)
             return
         for tensor in tensors_shown_by(out):
             for part in parts_of(tensor):
-                self._see(part, func, node, effect)
+                self._see(part, func, effect)
+
+    def _read_context(self, context: BackwardCFunction, node_number: int) -> None:
+        """What a Python function put on its ``ctx`` by hand was never seen saved; it is there when it is used."""
+        self._contexts_read.add(node_number)
+        for tensor in tensors_shown_by(vars(context)):
+            for storage in storages_of(tensor):
+                alive = self._alive.get(storage._cdata)
+                if alive is not None:
+                    self.kept_on_context[alive.number] = f"{type(context).__name__}'s ctx"
 
     def _special(
-        self, effect: Effect, func: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any], node: Any
+        self, effect: Effect, func: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]
     ) -> Any:
         if effect == Effect.SCALAR:
             return scalar_of(func, args, kwargs)
         if effect == Effect.NORM:
-            if node is None and self._phase == OUTSIDE_PHASE and self._is_gradient(args[0]):
+            if not self._in_backward and self._phase == OUTSIDE_PHASE and self._is_gradient(args[0]):
                 self._enter("clip")
             out = func(*args, **kwargs)
-            self._see_all(out, func, node, Effect.FRESH)
+            self._see_all(out, func, Effect.FRESH)
             return out
         out = func(*args, **kwargs)
         for tensor in tensors_shown_by(out):
             for storage in () if self._gpu_only and tensor.is_cpu else storages_of(tensor):
                 alive = self._alive.get(storage._cdata)
                 if alive is None:
-                    self._birth(storage, func, node)
+                    self._birth(storage, func)
                 elif self.log.sizes[alive.number] != storage.nbytes():
                     # The new block is there before the old one goes, as in the allocators.
                     old = alive.number
-                    self._birth(storage, func, node)
+                    self._birth(storage, func)
                     if self.log.sizes[old]:
                         self.log.events.append(~old)
         return out
@@ -344,14 +358,15 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # -- what is what -------------------------------------------------------------------------------
 
     def _label_model(self) -> None:
-        for name, parameter in self.model.named_parameters():
+        named = list(self.model.named_parameters())
+        for name, parameter in named:
             self.parameter_names.setdefault(id(parameter), name)
             kind = "trainable" if parameter.requires_grad else "frozen"
             self._label(parameter, f"parameters.{kind}", name)
             self._note_cast(parameter, Label("parameters.cast", name))
         for name, buffer in self.model.named_buffers():
             self._label(buffer, "buffers", name)
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in named:
             if parameter.grad is not None:
                 self._label(parameter.grad, "gradients", name)
 
@@ -417,8 +432,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             register: Any = parameter.register_post_accumulate_grad_hook
             handle = register(self._label_gradient)
             handles.append(handle)
-            # Before those of others, which may use the gradient up and drop it.
-            parameter._post_accumulate_grad_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+            # Before those of others, which may use the gradient up and drop it: the engine goes by insertion.
+            hooks_of_all: Any = parameter._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+            for key in [key for key in hooks_of_all if key != handle.id]:
+                hooks_of_all[key] = hooks_of_all.pop(key)
         for handle in handles:
             hooks.callback(handle.remove)
 

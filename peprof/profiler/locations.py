@@ -89,7 +89,7 @@ class Locations:
         return self.marks if thread == self._thread else self._other_threads.setdefault(thread, Marks())
 
     def marks_of_running_node(self) -> Marks:
-        """Where to look up the running node: those made in a recomputation run in a graph task of their own."""
+        """Where to look up the running node: one made in a recomputation runs in a task of its own."""
         if self._other_threads and current_task() != self._task:
             return self._other_threads.get(threading.get_ident(), self.marks)
         return self.marks

@@ -1,7 +1,7 @@
 """Listens to what autograd saves for backward, without coming between it and hooks that others install.
 
 PyTorch's saved-tensors hooks don't compose: only the innermost pair is asked. So while the ledger listens, each
-pair that the model (or a checkpoint) installs inside is wrapped: it works as before, with the ledger looking on.
+pair that the model (or a checkpoint) installs is wrapped: it works as before, with the ledger looking on.
 """
 
 from __future__ import annotations

@@ -54,10 +54,10 @@ def _hides_its_storage(tensor: torch.Tensor) -> bool:
         return False  # a subclass by name only, such as a buffer
     try:
         storage = tensor.untyped_storage()
+        # A wrapper claims a size but owns nothing: it has no address, or a null pointer for one.
+        return tensor.device.type != "meta" and storage.nbytes() > 0 and storage.data_ptr() == 0
     except (NotImplementedError, RuntimeError):
         return True
-    # A wrapper claims a size but owns nothing: it answers with a null pointer where there should be bytes.
-    return tensor.device.type != "meta" and storage.nbytes() > 0 and storage.data_ptr() == 0
 
 
 def storages_of(tensor: torch.Tensor) -> Iterable[torch.UntypedStorage]:

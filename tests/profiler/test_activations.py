@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from peprof.profiler.profile import profile_step
 from tests.profiler.steps import MlpStep
-from tests.profiler.transformer import MeanStep, stack
+from tests.profiler.transformer import SumStep, stack
 
 F32 = 4
 
@@ -29,7 +29,7 @@ def test_a_transformer_keeps_what_the_formula_says(
     """
     model = stack(n, d, h, f).to(device)
     batch = torch.randn(b, length, d, device=device)
-    step = MeanStep(model, torch.optim.SGD(model.parameters(), foreach=True))
+    step = SumStep(model, torch.optim.SGD(model.parameters(), foreach=True))
     found = profile_step(model, batch, step).activations
 
     rows, maps = b * length, b * h * length**2
@@ -56,7 +56,7 @@ def test_frozen_layers_that_lead_to_nothing_trained_keep_nothing() -> None:
     """A LayerNorm, GELU or softmax below the lowest trained layer needs no gradient at its input."""
     model = stack(2, 8, 2, 16)
     model[0].requires_grad_(False)
-    step = MeanStep(model, torch.optim.SGD(model.parameters()))
+    step = SumStep(model, torch.optim.SGD(model.parameters()))
     found = profile_step(model, torch.randn(2, 3, 8), step)
     assert not [module for module in found.activations.by_module() if module.startswith("0")]
     frozen = sum(p.numel() for p in model[0].parameters())
@@ -100,7 +100,7 @@ def test_a_checkpoint_keeps_inputs_and_recomputes_the_rest(use_reentrant: bool, 
     batch = torch.randn(
         b, length, d, device=device, requires_grad=True
     )  # without it, reentrant has no gradient
-    step = MeanStep(model, torch.optim.SGD(model.parameters(), foreach=True))
+    step = SumStep(model, torch.optim.SGD(model.parameters(), foreach=True))
     profile = profile_step(model, batch, step)
     found = profile.activations
 
