@@ -26,7 +26,14 @@ from typing_extensions import override
 
 from peprof.profiler.errors import ProfileError
 from peprof.profiler.events import EventLog
-from peprof.profiler.locations import LEAF_NUMBER, Locations, Marks, current_node, current_task, sequence_number
+from peprof.profiler.locations import (
+    LEAF_NUMBER,
+    Locations,
+    Marks,
+    current_node,
+    current_task,
+    sequence_number,
+)
 from peprof.profiler.operators import Effect, effect_of
 from peprof.profiler.saving import SavedTensors, tensors_shown_by
 from peprof.profiler.scalars import scalar_of
@@ -249,9 +256,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if alive is not None:
                     self.kept_on_context[alive.number] = f"{type(context).__name__}'s ctx"
 
-    def _special(
-        self, effect: Effect, func: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]
-    ) -> Any:
+    def _special(self, effect: Effect, func: torch._ops.OpOverload, args: Any, kwargs: dict[str, Any]) -> Any:
         if effect == Effect.SCALAR:
             return scalar_of(func, args, kwargs)
         if effect == Effect.NORM:

@@ -39,6 +39,8 @@ def profile_step(
 
     Example::
 
+        from peprof import profile_step
+
         model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 2))
         optimizer = torch.optim.AdamW(model.parameters())
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from peprof_methods.lora import LoRA
+from peprof_methods.lst import LadderSideTuning
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from peprof_methods.lora import LoRA
-from peprof_methods.lst import LadderSideTuning
 from tests.methods.method_geometries import LAYERS, PREFIX, VOCABULARY, tiny
 
 BATCH, LENGTH, WIDTH = 4, 9, 32

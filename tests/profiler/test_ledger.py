@@ -289,10 +289,12 @@ def traces(model: nn.Module) -> dict[str, object]:
             len(optimizer_hooks._global_optimizer_post_hooks),
         ),
         "hooks of modules": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for m in model.modules()
         ],
         "hooks of parameters": [
-            (len(p._post_accumulate_grad_hooks or ()), len(p._backward_hooks or ())) for p in model.parameters()
+            (len(p._post_accumulate_grad_hooks or ()), len(p._backward_hooks or ()))
+            for p in model.parameters()
         ],
         "attributes": [sorted(vars(m)) for m in model.modules()],
         "modes": torch._C._len_torch_dispatch_stack(),
@@ -350,7 +352,9 @@ def test_a_ledger_can_be_read_after_the_step_raised(mlp: MlpStep) -> None:
 def test_a_model_on_two_devices_is_refused() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
     before = traces(model)
-    with pytest.raises(ProfileError, match=r"several devices: cpu \('0.weight'\), meta \('1.weight'\)") as error:
+    with pytest.raises(
+        ProfileError, match=r"several devices: cpu \('0.weight'\), meta \('1.weight'\)"
+    ) as error:
         profile_step(model, torch.randn(1, 2), lambda batch: None)
     assert isinstance(error.value, ValueError) and "one device" in (error.value.hint or "")
     assert traces(model) == before
