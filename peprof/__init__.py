@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from peprof.devices import open_device as open_device
     from peprof.profiler.latency import measure_latency as measure_latency
     from peprof.profiler.memory import measure_memory as measure_memory
+    from peprof.profiler.profile import profile_step as profile_step
     from peprof.results.frame import load_results as load_results
     from peprof.results.record import RunRecord as RunRecord
     from peprof.results.store import ResultStore as ResultStore
@@ -24,6 +25,7 @@ _HOMES = {
     "open_device": "peprof.devices",
     "measure_latency": "peprof.profiler.latency",
     "measure_memory": "peprof.profiler.memory",
+    "profile_step": "peprof.profiler.profile",
     "load_results": "peprof.results.frame",
     "RunRecord": "peprof.results.record",
     "ResultStore": "peprof.results.store",
