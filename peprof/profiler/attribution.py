@@ -22,14 +22,15 @@ from peprof.profiler.breakdown import (
     sum_by,
 )
 from peprof.profiler.events import PhaseIndex, Span, highest, spans_of
-from peprof.profiler.ledger import OUTSIDE_PHASE, Ledger
+from peprof.profiler.ledger import Ledger
 from peprof.profiler.locations import Marks
 from peprof.profiler.operators import operator_name
+from peprof.profiler.phases import OUTSIDE_PHASE
 from peprof.profiler.saving import Saving
 
 Owner = Callable[[str], str | None] | Mapping[str, str]
-"""Qualified name of a module or parameter -> who owns it. As a mapping: names and beginnings of dotted names, of
-which the longest counts."""
+"""Qualified name of a module or parameter -> who owns it. As a mapping: names and beginnings of dotted names,
+of which the longest counts."""
 
 UNOWNED = "(nobody)"
 """The owner of what the caller's owners don't cover."""
@@ -62,12 +63,12 @@ class Attribution:
 
     def __init__(self, ledger: Ledger, *, owner: Owner | None = None) -> None:
         self._ledger = ledger
-        self._log = ledger.log
-        self._notes = ledger.births
+        self._log = ledger.book.log
+        self._notes = ledger.book.births
         self._levels = self._log.levels()
         length = len(self._log.events)
-        edges = ledger.marked_edges or ledger.found_edges
-        before = OUTSIDE_PHASE if ledger.marked_edges else "forward"
+        edges = ledger.phases.marked_edges or ledger.phases.found_edges
+        before = OUTSIDE_PHASE if ledger.phases.marked_edges else "forward"
         self._spans = spans_of(edges, length, before=before)
         self._phase_of = PhaseIndex(self._spans).phase_of
         self._births, self._deaths = self._log.births_and_deaths()
@@ -87,7 +88,7 @@ class Attribution:
     def _facts_of(self, number: int) -> Facts:
         birth = self._notes[number]
         operator = operator_name(birth.operator)
-        label = self._ledger.labels.get(number)
+        label = self._ledger.book.labels.get(number)
         if label is not None:
             module = label.name.rpartition(".")[0] if label.name else None
             return Facts(category=label.category, module=module, name=label.name or None, operator=operator)
@@ -123,7 +124,7 @@ class Attribution:
 
     def _outlives_forward(self, number: int) -> bool:
         """Whether it was made before a backward and is alive when that begins."""
-        starts = self._ledger.backward_starts
+        starts = self._ledger.phases.backward_starts
         position = bisect_left(starts, self._births[number])
         return position < len(starts) and self._deaths.get(number, len(self._log.events)) >= starts[position]
 
@@ -164,7 +165,7 @@ class Attribution:
         Args:
             timeline_points: stretches into which the timeline is divided.
         """
-        levels, marked = self._levels, bool(self._ledger.marked_edges)
+        levels, marked = self._levels, bool(self._ledger.phases.marked_edges)
         spans_by_phase: dict[str, list[Span]] = {}
         for span in self._spans:
             if span.last > span.first or (span.phase != OUTSIDE_PHASE and span is not self._spans[0]):
@@ -192,7 +193,7 @@ class Attribution:
     def activations(self) -> ActivationBreakdown:
         """What is kept for backward at the beginning of the backward that finds most."""
         kept: list[int] = []
-        for start in self._ledger.backward_starts:
+        for start in self._ledger.phases.backward_starts:
             live = self._log.live_at(start)
             now = [number for number in self._savings if number in live and self._is_activation(number)]
             if self._bytes_of(now) > self._bytes_of(kept):

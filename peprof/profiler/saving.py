@@ -1,7 +1,7 @@
 """Listens to what autograd saves for backward, without coming between it and hooks that others install.
 
-PyTorch's saved-tensors hooks don't compose: only the innermost pair is asked. So while the ledger listens, each
-pair that the model (or a checkpoint) installs is wrapped: it works as before, with the ledger looking on.
+PyTorch's saved-tensors hooks don't compose: only the innermost pair is asked. So while the ledger listens,
+each pair that the model (or a checkpoint) installs is wrapped: it works as before, and the ledger looks on.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from peprof.profiler.book import Book
 from peprof.profiler.errors import ProfileError
 from peprof.profiler.locations import Locations, current_node, sequence_number
 from peprof.profiler.storages import storages_of
 
 Pack = Callable[[torch.Tensor], Any]
 Unpack = Callable[[Any], torch.Tensor]
-NumberOf = Callable[[torch.UntypedStorage], int]
 
 
 class Saving(NamedTuple):
@@ -52,14 +52,14 @@ class SavedTensors:
 
     Args:
         locations: which module is running.
-        number_of: gives the number of a storage, a new one if it wasn't known.
+        book: knows the numbers of storages.
     """
 
-    def __init__(self, locations: Locations, number_of: NumberOf) -> None:
+    def __init__(self, locations: Locations, book: Book) -> None:
         self._savings: list[tuple[Any, ...]] = []
         self.packing: str | None = None
         self._locations = locations
-        self._number_of = number_of
+        self._book = book
         self._stack = ExitStack()
 
     @property
@@ -97,8 +97,8 @@ class SavedTensors:
     def _note(self, tensor: torch.Tensor, hidden_by: str | None = None) -> None:
         node, running = sequence_number(), current_node()
         region = None if running is None else running._sequence_nr()
-        for storage in storages_of(tensor):
-            number = self._number_of(storage)
+        for storage in storages_of(tensor) if self._book.counts(tensor) else ():
+            number = self._book.number_of(storage)
             self._savings.append(
                 (number, self._locations.module, tensor.shape, tensor.dtype, node, region, hidden_by)
             )

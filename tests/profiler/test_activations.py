@@ -21,11 +21,11 @@ def test_a_transformer_keeps_what_the_formula_says(
 ) -> None:
     """n blocks of width d, h heads and feed-forward width f, on b rows of the given length, N = b * length.
 
-    A block keeps: its input N d, for the first norm (the first block's is the batch, which is left out); of each
-    norm the mean and the reciprocal deviation of each position, 4 N; what goes into query, key and value, N d
-    in all; query, key and value split by heads, 3 N d; the attention map b h length^2, once for softmax and the
-    product; what goes into the output projection, N d; the sum after attention N d; the second norm's output N d;
-    what goes into GELU and what comes out, 2 N f.
+    A block keeps: its input N d, for the first norm (the first block's is the batch, which is left out);
+    of each norm the mean and the reciprocal deviation of each position, 4 N; what goes into query, key and
+    value, N d in all; query, key and value split by heads, 3 N d; the attention map b h length^2, once for
+    softmax and the product; what goes into the output projection, N d; the sum after attention N d; the
+    second norm's output N d; what goes into GELU and what comes out, 2 N f.
     """
     model = stack(n, d, h, f).to(device)
     batch = torch.randn(b, length, d, device=device)
@@ -83,7 +83,7 @@ def test_each_storage_counts_once_however_often_and_in_whichever_view_it_is_save
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_a_checkpoint_keeps_inputs_and_recomputes_the_rest(use_reentrant: bool, device: str) -> None:
-    """Of n blocks each keeps its input: N d floats; the first one's is the batch. Each recomputes all the rest."""
+    """Each of n blocks keeps its input, N d; the first one's is the batch. Each recomputes all the rest."""
     n, b, length, d, h, f = 3, 2, 5, 8, 2, 24
 
     class Checkpointed(nn.Module):

@@ -100,7 +100,7 @@ def test_meta_equals_cpu_to_the_byte(architecture: str, method: str, settings: d
     else:
         check_same(real, without_data)
     assert "unattributed" not in real.peak.categories
-    # Enabling checkpoints makes the embeddings' output need a gradient, so even a frozen backbone is run again.
+    # Enabling them makes the embeddings' output need a gradient: even a frozen backbone is run again.
     assert bool(real.activations.regions) == ("checkpointing" in settings and method != "lst")
 
 

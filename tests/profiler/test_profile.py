@@ -142,7 +142,7 @@ def small_profile() -> StepProfile:
 def test_it_prints_the_same_numbers_that_a_hand_works_out() -> None:
     """17,154 parameters are 67.01 KiB, and so are their momentum and their gradients.
 
-    The peak is where the last gradient is made, of the first layer's bias. There are then ReLU's gradient too,
+    The peak is where the last gradient is made, of the first layer's bias. There are then ReLU's gradient,
     32 KiB, the batch, 8 KiB, the loss and its gradient, 4 B each; what ReLU had saved is gone.
     """
     found = small_profile()
