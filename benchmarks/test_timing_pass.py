@@ -89,16 +89,16 @@ def one_thread() -> Iterator[None]:
 def test_the_timing_pass_costs_what_the_bare_loop_costs(benchmark: Any, quick: bool) -> None:
     rounds, steps = (16, 12) if quick else (40, 16)
 
-    def best_of_three() -> tuple[float, float]:
+    def best_of_five() -> tuple[float, float]:
         # The machine's own noise is near the limit: a cost that is really there shows in every attempt.
         attempts = []
-        for _ in range(3):
+        for _ in range(5):
             attempts.append(paired_ratio(rounds, steps))
             if attempts[-1][0] <= LIMIT:
                 break
         return min(attempts)
 
-    ratio, bare_s = benchmark.pedantic(best_of_three, rounds=1)
+    ratio, bare_s = benchmark.pedantic(best_of_five, rounds=1)
     benchmark.extra_info.update(ratio=ratio, bare_step_ms=bare_s * 1e3)
     print(f"\ntiming pass / bare loop = {ratio:.4f} on a step of {bare_s * 1e3:.1f} ms")
     assert ratio <= LIMIT

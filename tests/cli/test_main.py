@@ -53,13 +53,23 @@ def test_readmes_compare_commands_work(results: Path, line: str) -> None:
     assert done.returncode == 0 and "lora" in done.stdout, done.stderr
 
 
-def test_readmes_example_of_a_loop_runs() -> None:
+def readme_output(word: str) -> str:
+    """What README's only example with ``word`` in it prints."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    (loop,) = [block for block in blocks if "measure_memory" in block]
+    (example,) = [block for block in blocks if word in block]
     done = subprocess.run(
-        [sys.executable, "-c", loop], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    peak_bytes = int(done.stdout.split()[0])
+    return done.stdout
+
+
+def test_readmes_profile_of_a_loop_says_whose_the_memory_is() -> None:
+    said = readme_output("profile_step")
+    assert "optimizer" in said and "KiB" in said
+
+
+def test_readmes_example_of_a_marked_loop_runs() -> None:
+    peak_bytes = int(readme_output("measure_memory").split()[0])
     # At the least: weights, two moments, the batch, all in float32.
     assert peak_bytes > 4 * (3 * (512 * 2 + 2) + 64 * 512)
