@@ -140,7 +140,9 @@ def test_the_ledger_on_distilbert(benchmark: Any, quick: bool) -> None:
     arguments = (distilbert(), batch_of(32, 64), watches)
     costs = benchmark.pedantic(measure, arguments, {"rounds": 2 if quick else 5}, rounds=1)
     report(benchmark, costs)
-    assert costs["ledger"].pass_s <= DISTILBERT_LIMIT * costs["bare"].pass_s
+    # Two rounds of seconds are no measurement: there only a gross fault fails.
+    limit = 1.25 if quick else DISTILBERT_LIMIT
+    assert costs["ledger"].pass_s <= limit * costs["bare"].pass_s
 
 
 def test_reading_a_ledger(benchmark: Any) -> None:
