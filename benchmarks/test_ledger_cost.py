@@ -25,6 +25,9 @@ from peprof.profiler.ledger import Ledger
 DISTILBERT_LIMIT = 1.05
 """Of the bare step, on DistilBERT at batch 32 of 64 tokens."""
 
+PROFILER_LIMIT = 1.05
+"""Of a pass of the torch profiler: not slower, within what a busy machine disturbs."""
+
 TRACKER_FACTOR = 10
 """How many times cheaper the ledger is than MemTracker, in what they add to the step."""
 
@@ -130,7 +133,7 @@ def test_the_ledger_on_a_small_step(benchmark: Any, quick: bool) -> None:
     rounds = 8 if quick else 24
     costs = benchmark.pedantic(measure, (model, batch_of(8, 32), WATCHES), {"rounds": rounds}, rounds=1)
     report(benchmark, costs)
-    assert costs["ledger"].pass_s <= costs["torch.profiler"].pass_s
+    assert costs["ledger"].pass_s <= PROFILER_LIMIT * costs["torch.profiler"].pass_s
     bare_s = costs["bare"].step_s
     assert TRACKER_FACTOR * (costs["ledger"].step_s - bare_s) <= costs["MemTracker"].step_s - bare_s
 
