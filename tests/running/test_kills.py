@@ -74,7 +74,7 @@ def test_killed_at_twenty_moments_each_run_is_recorded_exactly_once(tmp_path: Pa
     results = tmp_path / "r"
     kept: dict[str, bytes] = {}
     kills = {"parent": 0, "child": 0}
-    while kills["parent"] + kills["child"] < MOMENTS:
+    while sum(kills.values()) < MOMENTS or min(kills.values()) < MOMENTS // 4:
         parent = start(suite, results)
         if draw.random() < 0.3:
             time.sleep(draw.uniform(0.0, 3.0))  # somewhere in the start, before any run
@@ -82,7 +82,7 @@ def test_killed_at_twenty_moments_each_run_is_recorded_exactly_once(tmp_path: Pa
             deadline = time.monotonic() + 60
             while not run_children(parent) and parent.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
-            for _ in range(draw.randint(1, 3)):
+            for _ in range(draw.randint(0, 3)):
                 time.sleep(draw.uniform(0.0, 1.0))
                 for child in run_children(parent):
                     child.send_signal(signal.SIGKILL)
@@ -112,7 +112,6 @@ def test_killed_at_twenty_moments_each_run_is_recorded_exactly_once(tmp_path: Pa
     assert all(now[run_id] == record for run_id, record in kept.items())
     files = sorted(path.name for path in (results / "t" / "runs").glob("*/*") if path.name.startswith("."))
     assert files == [], "no half-written file is left"
-    assert kills["child"] >= 5 and kills["parent"] >= 5
 
 
 @pytest.mark.slow
