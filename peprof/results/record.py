@@ -8,6 +8,7 @@ Format history:
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +18,11 @@ from peprof.suite.planning import RunSpec
 FORMAT_VERSION = 1
 
 Status = Literal["ok", "oom", "failed", "timeout", "diverged"]
+
+
+def utc_now() -> str:
+    """The time as records have it: ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Piece(BaseModel):

@@ -7,7 +7,6 @@ import random
 import time
 import traceback
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from peprof.results.record import (
     ShortResult,
     Status,
     TrainingHistory,
+    utc_now,
 )
 from peprof.running.environment import describe_environment
 from peprof.running.full_phase import run_full_phase
@@ -75,7 +75,7 @@ def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say)
     Returns:
         The record, whatever happened, and the training's history.
     """
-    begin, started_at = time.perf_counter(), _now()
+    begin, started_at = time.perf_counter(), utc_now()
     found = _Findings()
 
     def heard(event: Progress) -> None:
@@ -94,16 +94,12 @@ def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say)
         status=status,
         failure=failure,
         started_at=started_at,
-        finished_at=_now(),
+        finished_at=utc_now(),
         total_time_s=time.perf_counter() - begin,
         attempt=attempt,
         **found.parts,
     )
     return RunResult(record=record, history=found.history)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Say, begin: float) -> None:

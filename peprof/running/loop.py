@@ -1,0 +1,220 @@
+"""Keeps each slot busy; what a dead, late or silent child becomes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from peprof.errors import StoreError
+from peprof.events import Progress
+from peprof.results.record import Failure, RunRecord, Status, utc_now
+from peprof.results.store import ResultStore
+from peprof.running.executors.local import Child, Exit, LocalExecutor
+from peprof.running.observing import Observer
+from peprof.running.tasks import Prepared, Raised, Result, RunResult, RunTask, Slot
+from peprof.suite.loading import LoadedSuite
+from peprof.suite.planning import RunSpec
+
+POLL_S = 0.25
+
+MEMORY_HINT = "The system may have run out of memory (see the kernel's log): lower train.batch_size."
+
+
+@dataclass(kw_only=True)
+class Active:
+    """A run that is going on; ``claim`` holds its lock."""
+
+    spec: RunSpec
+    attempt: int
+    claim: ExitStack
+    started_at: str
+    phase: str = "start"
+
+
+@dataclass(kw_only=True)
+class State:
+    """What is to do, going on and done.
+
+    Args:
+        queue: runs to do, in order.
+        attempts: by run id, which try it will be.
+        done: records by run id.
+        problems: records from before that can't be read.
+        active: runs that are going on.
+        noticed: what the user was told already.
+    """
+
+    queue: deque[RunSpec] = field(default_factory=deque)
+    attempts: dict[str, int] = field(default_factory=dict)
+    done: dict[str, RunRecord] = field(default_factory=dict)
+    problems: list[StoreError] = field(default_factory=list)
+    active: dict[Child, Active] = field(default_factory=dict)
+    noticed: set[str] = field(default_factory=set)
+
+
+class Loop:
+    """Keeps each slot busy until every planned run has a record."""
+
+    def __init__(
+        self,
+        store: ResultStore,
+        prepared: Prepared,
+        loaded: LoadedSuite,
+        observer: Observer,
+        executor: LocalExecutor,
+        state: State,
+    ) -> None:
+        self._store, self._prepared, self._loaded = store, prepared, loaded
+        self._observer, self._executor, self._state = observer, executor, state
+        self._index = {spec.run_id: index for index, spec in enumerate(prepared.specs, start=1)}
+
+    def run(self) -> None:
+        """Returns when every planned run has a record; ends all children however it is left."""
+        state = self._state
+        try:
+            while state.queue or state.active:
+                started = self._fill_slots()
+                if state.active:
+                    for child, message in self._executor.receive(POLL_S):
+                        self._hear(child, message)
+                    self._stop_late_runs()
+                elif state.queue and not started:
+                    time.sleep(POLL_S)  # the rest is being done elsewhere, or the device is busy
+        finally:
+            self._executor.close()
+            for active in state.active.values():
+                active.claim.close()
+
+    def _fill_slots(self) -> bool:
+        started = False
+        for slot in self._prepared.slots:
+            if slot not in self._executor.busy_slots() and self._start_next(slot):
+                started = True
+        return started
+
+    def _start_next(self, slot: Slot) -> bool:
+        """Starts the first run in the queue that nobody else is doing."""
+        for _ in range(len(self._state.queue)):
+            spec = self._state.queue.popleft()
+            claim = ExitStack()
+            if not claim.enter_context(self._store.claim(spec.run_id)):
+                self._state.queue.append(spec)  # somebody else is at it: look again later
+                self._notice_once("another peprof is working on this suite too: the work is shared")
+                continue
+            record = self._store.read(spec.run_id)
+            if record is not None and record.attempt >= self._state.attempts[spec.run_id]:
+                claim.close()  # another runner finished it since we looked
+                self._finish(record)
+                continue
+            if self._start(spec, slot, claim):
+                return True
+            claim.close()
+            self._state.queue.appendleft(spec)
+            self._notice_once(
+                f"another peprof is measuring on {slot.device}: waiting, since timings must not overlap"
+            )
+            return False
+        return False
+
+    def _start(self, spec: RunSpec, slot: Slot, claim: ExitStack) -> bool:
+        attempt = self._state.attempts[spec.run_id]
+        task = RunTask(spec=spec, device=slot.device, source=self._loaded.source, attempt=attempt)
+        log_path = self._store.run_directory(spec.run_id) / "log.txt"
+        child = self._executor.start(task, slot=slot, log_path=log_path)
+        if child is None:
+            return False
+        self._state.active[child] = Active(spec=spec, attempt=attempt, claim=claim, started_at=utc_now())
+        self._observer.run_started(spec, self._index[spec.run_id], len(self._index))
+        return True
+
+    def _hear(self, child: Child, message: object) -> None:
+        active = self._state.active[child]
+        if isinstance(message, Progress):
+            active.phase = message.phase
+            self._observer.progress(replace(message, run_id=active.spec.run_id))
+        elif isinstance(message, Result):
+            self._executor.finish(child)
+            assert isinstance(message.value, RunResult)
+            self._record(child, message.value)
+        elif isinstance(message, Raised):
+            self._executor.finish(child)
+            failure = Failure(
+                phase=active.phase,
+                kind=type(message.error).__name__,
+                message=message.error.message,
+                hint=message.error.hint,
+            )
+            self._record(child, self._made(child, "failed", failure))
+        elif isinstance(message, Exit):
+            failure = Failure(
+                phase=active.phase,
+                kind="Signal" if message.code < 0 else "Exit",
+                message=f"the process ended without an answer: {exit_words(message.code)}",
+                hint=_death_hint(message.code, child),
+                exit_code=message.code,
+                traceback=child.log_tail() or None,
+            )
+            self._record(child, self._made(child, "failed", failure))
+
+    def _stop_late_runs(self) -> None:
+        for child, active in list(self._state.active.items()):
+            limit = active.spec.limits.run_seconds
+            if limit is None or child.running_s() < limit:
+                continue
+            self._executor.kill(child)
+            failure = Failure(
+                phase=active.phase,
+                kind="TimeLimit",
+                message=f"stopped after {limit:g} s (limits.run_seconds)",
+                hint="Raise limits.run_seconds, or shorten the run with train.max_steps.",
+            )
+            self._record(child, self._made(child, "timeout", failure))
+
+    def _made(self, child: Child, status: Status, failure: Failure) -> RunResult:
+        """The record of a run whose child can't give one."""
+        active = self._state.active[child]
+        record = RunRecord(
+            run_id=active.spec.run_id,
+            spec=active.spec,
+            status=status,
+            failure=failure,
+            started_at=active.started_at,
+            finished_at=utc_now(),
+            total_time_s=child.running_s(),
+            attempt=active.attempt,
+        )
+        return RunResult(record=record, history=None)
+
+    def _record(self, child: Child, result: RunResult) -> None:
+        active = self._state.active.pop(child)
+        with active.claim:
+            self._store.write(result.record, history=result.history, suite_toml=self._loaded.text)
+        self._finish(result.record)
+
+    def _finish(self, record: RunRecord) -> None:
+        self._state.done[record.run_id] = record
+        self._observer.run_finished(record)
+
+    def _notice_once(self, text: str) -> None:
+        if text not in self._state.noticed:
+            self._state.noticed.add(text)
+            self._observer.notice(text)
+
+
+def exit_words(code: int) -> str:
+    """How a process ended, from its exit code; negative is a signal."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _death_hint(code: int, child: Child) -> str:
+    if code == -9:
+        return MEMORY_HINT
+    return f"Its output is in {child.log_path}."

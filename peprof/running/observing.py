@@ -1,0 +1,47 @@
+"""Who follows a suite's runs: nobody, or a terminal."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from peprof.events import Progress
+from peprof.results.record import RunRecord
+from peprof.suite.planning import RunSpec
+
+
+class Observer(Protocol):
+    """Whoever shows what goes on; ``reports.progress`` does."""
+
+    def plan(self, total_runs: int, finished_already: int) -> None:
+        """Runs of the suite, and how many of them have a record from before."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def run_started(self, spec: RunSpec, index: int, total: int) -> None:
+        """A run starts; ``index`` counts from 1."""
+
+    def progress(self, event: Progress) -> None:
+        """A sign of life of a run, or of what comes before the first."""
+
+    def run_finished(self, record: RunRecord) -> None:
+        """A run has its record."""
+
+
+class Silence:
+    """An observer that shows nothing."""
+
+    def plan(self, total_runs: int, finished_already: int) -> None:
+        """Shows nothing."""
+
+    def notice(self, text: str) -> None:
+        """Shows nothing."""
+
+    def run_started(self, spec: RunSpec, index: int, total: int) -> None:
+        """Shows nothing."""
+
+    def progress(self, event: Progress) -> None:
+        """Shows nothing."""
+
+    def run_finished(self, record: RunRecord) -> None:
+        """Shows nothing."""
