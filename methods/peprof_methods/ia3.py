@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peprof_methods.linears import plain_linear
+from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
 from peprof_methods.roles import freeze_backbone, linears_by_role
 
 
-class _ScaledLinear(nn.Linear):
+class _ScaledLinear(AdaptedLinear):
     """A linear layer that shares another's parameters and adds a vector of scales, ones at first."""
 
     ia3: nn.Parameter
@@ -97,7 +97,4 @@ class IA3:
         Returns:
             The same model, of plain layers only, with the same logits.
         """
-        for name, module in list(model.named_modules()):
-            if isinstance(module, OutputScaledLinear | InputScaledLinear):
-                model.set_submodule(name, module.merged())
-        return model
+        return merge_adapted(model, (OutputScaledLinear, InputScaledLinear))

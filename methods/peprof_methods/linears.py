@@ -2,7 +2,32 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
+
+
+class AdaptedLinear(nn.Linear):
+    """A linear layer with something beside its weight that can be folded into it."""
+
+    @abstractmethod
+    def merged(self) -> nn.Linear:
+        """A plain layer that computes the same."""
+
+
+def merge_adapted(
+    model: nn.Module, kinds: type[AdaptedLinear] | tuple[type[AdaptedLinear], ...]
+) -> nn.Module:
+    """Replaces each layer of the given kinds, in place, by the plain layer that it merges into.
+
+    Args:
+        model: changed in place, so that no second copy of the weights is held.
+        kinds: classes of layers.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, kinds):
+            model.set_submodule(name, module.merged())
+    return model
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None, *, training: bool) -> nn.Linear:

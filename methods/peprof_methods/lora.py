@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peprof_methods.errors import require
-from peprof_methods.linears import plain_linear
+from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, freeze_backbone, linears_by_role
 
 
-class LoRALinear(nn.Linear):
+class LoRALinear(AdaptedLinear):
     """A linear layer with a trainable low-rank update: y = Wx + b + scale * B A dropout(x).
 
     It takes the given layer's own parameters under their old names, so a checkpoint of the backbone still
@@ -131,7 +131,4 @@ class LoRA:
         Returns:
             The same model, of plain layers only, with the same logits.
         """
-        for name, module in list(model.named_modules()):
-            if isinstance(module, LoRALinear):
-                model.set_submodule(name, module.merged())
-        return model
+        return merge_adapted(model, LoRALinear)

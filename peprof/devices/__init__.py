@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from peprof.devices.base import PHASES, Device, DeviceFacts, Mark, PhaseBytes, StepBytes, StepTime, no_mark
+from peprof.devices.base import Device, DeviceFacts, Mark, PhaseBytes, StepBytes, StepTime, no_mark
 from peprof.devices.cpu import CpuDevice
 from peprof.devices.cuda import CudaDevice
 from peprof.devices.memory_errors import OutOfMemory, as_out_of_memory
 from peprof.errors import DeviceError
 
 __all__ = [
-    "PHASES",
     "CpuDevice",
     "CudaDevice",
     "Device",

@@ -11,9 +11,6 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 
-PHASES = ("forward", "backward", "clip", "optimizer")
-"""The phases of a training step, in order."""
-
 Mark = Callable[[str | None], None]
 """Called by a step at the start of each phase with the phase's name, and with ``None`` at the step's end."""
 

@@ -130,17 +130,13 @@ def check_model(
             with _as_fault(config, source):
                 AutoTokenizer.from_pretrained(directory)
     with _as_fault(config, source), torch.device("meta"):
-        geometry = _geometry(config, num_labels=num_labels)
-        model = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-            geometry, attn_implementation=config.attention, dtype=getattr(torch, config.dtype)
-        )
-    longest = _positions(geometry)
+        model = _random(config, num_labels=num_labels, dtype=getattr(torch, config.dtype))
+    longest = _positions(model.config)
     if longest is not None and max_length > longest:
         problem = f"{max_length} tokens are more than '{config.name}' has positions for"
         faults.append(Fault(key="data.max_length", problem=problem, expected=f"at most {longest}"))
     if faults:
         raise SuiteError(source, faults)
-    assert isinstance(model, PreTrainedModel)
     return model
 
 
