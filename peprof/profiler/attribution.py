@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from peprof.profiler.breakdown import (
+from peprof.breakdown.values import (
     OUTSIDE,
     ActivationBreakdown,
     CheckpointRegion,

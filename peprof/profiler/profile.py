@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from peprof.breakdown.values import StepProfile
 from peprof.devices import Mark, no_mark
 from peprof.profiler.attribution import Attribution, Owner
-from peprof.profiler.breakdown import StepProfile
 from peprof.profiler.errors import ProfileError
 from peprof.profiler.latency import garbage_collection_off
 from peprof.profiler.ledger import Ledger

@@ -4,6 +4,8 @@ Raw samples are kept; statistics are derived from them on reading. What was not 
 
 Format history:
     1: first.
+    2: whose the peak's bytes are (``short.breakdown``, and ``memory.json`` beside the record); the caching
+        allocator's counters by phase; what was alive when memory ran out.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from peprof.suite.planning import RunSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Status = Literal["ok", "oom", "failed", "timeout", "diverged"]
 
@@ -31,6 +33,26 @@ class Piece(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 
 
+class OutOfMemory(Piece):
+    """Whose memory it was when there was no more; all of it lies beside the record in ``memory.json``.
+
+    From a step that was run again under the ledger and failed again, maybe elsewhere than the first time.
+
+    Args:
+        phase: of the step.
+        operator: that asked for more; ``None`` where it wasn't one of torch's.
+        module: in which it ran; ``None`` outside of all.
+        live_bytes: of all storages at that moment.
+        categories: the same by category, largest first.
+    """
+
+    phase: str
+    operator: str | None
+    module: str | None
+    live_bytes: int
+    categories: dict[str, int]
+
+
 class Failure(Piece):
     """Why a run has no complete result.
 
@@ -40,6 +62,7 @@ class Failure(Piece):
         message: one line for people.
         hint: what to do next.
         requested_bytes: what an out-of-memory error had asked for.
+        memory: whose the memory was when it ran out; ``None`` where that couldn't be found.
         exit_code: of the child process, negative for a signal; ``None`` when it answered itself.
         traceback: for a bug report; ``None`` when the process said nothing.
     """
@@ -49,6 +72,7 @@ class Failure(Piece):
     message: str
     hint: str | None = None
     requested_bytes: int | None = None
+    memory: OutOfMemory | None = None
     exit_code: int | None = None
     traceback: str | None = None
 
@@ -87,12 +111,37 @@ class StepTimes(Piece):
     optimizer_s: tuple[float, ...]
 
 
+class PoolPeaks(Piece):
+    """The caching allocator's own peak counters over one phase, each at its own highest moment.
+
+    Args:
+        requested_bytes: what tensors and libraries asked for.
+        allocated_bytes: in blocks that are in use; more than what was asked for by rounding.
+        active_bytes: as allocated, and blocks that a stream may still be using.
+        reserved_bytes: held from the device.
+        inactive_split_bytes: free parts of blocks that are partly in use: they can't be given back.
+    """
+
+    requested_bytes: int
+    allocated_bytes: int
+    active_bytes: int
+    reserved_bytes: int
+    inactive_split_bytes: int
+
+
 class PhaseMemory(Piece):
-    """Live bytes in one phase of a step: the highest value within it, and the value at its end."""
+    """Live bytes in one phase of a step: the highest value within it, and the value at its end.
+
+    Args:
+        phase: its name.
+        peak_bytes, end_bytes: allocated.
+        pool: the caching allocator's counters; ``None`` where there is no such pool.
+    """
 
     phase: str
     peak_bytes: int
     end_bytes: int
+    pool: PoolPeaks | None = None
 
 
 class MemoryResult(Piece):
@@ -104,6 +153,11 @@ class MemoryResult(Piece):
         peak_allocated_bytes: highest live bytes in the step.
         peak_reserved_bytes: highest bytes held from the device; ``None`` where there is no such pool.
         phases: forward, backward, clip, optimizer, in order.
+        alloc_retries: times the pool was emptied to find room, in the step; ``None`` where there is no pool.
+        ooms: times that memory ran out in the step and somebody caught it; ``None`` where there is no pool.
+        device_bytes: used on the device after the step as its management library tells, of this process
+            where it can tell them apart; ``None`` where it can't be known.
+        device_bytes_of: whose ``device_bytes`` are.
     """
 
     source: Literal["torch.profiler", "cuda_allocator"]
@@ -111,6 +165,33 @@ class MemoryResult(Piece):
     peak_allocated_bytes: int
     peak_reserved_bytes: int | None
     phases: tuple[PhaseMemory, ...]
+    alloc_retries: int | None = None
+    ooms: int | None = None
+    device_bytes: int | None = None
+    device_bytes_of: Literal["process", "device"] | None = None
+
+
+class PeakBreakdown(Piece):
+    """Whose each byte of the peak is, in short; all of it lies beside the record in ``memory.json``.
+
+    Counted by the ledger: requested bytes of storages, in a pass of its own.
+
+    Args:
+        peak_bytes: live bytes at the highest moment; the divisions below add up to it.
+        peak_phase: in which it lies.
+        categories: by category, largest first.
+        owners: by backbone, adapter and head, largest first.
+        saved_bytes: activations kept for backward when it begins.
+        uncounted_bytes: the device's own peak less ``peak_bytes``: memory inside operators, workspaces,
+            rounding.
+    """
+
+    peak_bytes: int
+    peak_phase: str
+    categories: dict[str, int]
+    owners: dict[str, int]
+    saved_bytes: int
+    uncounted_bytes: int
 
 
 class ShortResult(Piece):
@@ -124,6 +205,7 @@ class ShortResult(Piece):
         real_tokens: tokens of each measured step, padding left out.
         times: the timing pass; ``None`` when it didn't finish.
         memory: the memory pass, apart from the timing pass; ``None`` when it didn't finish.
+        breakdown: the ledger's pass, apart from both; ``None`` when it didn't finish.
     """
 
     warmup_steps: int
@@ -133,6 +215,7 @@ class ShortResult(Piece):
     real_tokens: tuple[int, ...]
     times: StepTimes | None
     memory: MemoryResult | None
+    breakdown: PeakBreakdown | None = None
 
 
 class Evaluation(Piece):

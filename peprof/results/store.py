@@ -4,6 +4,7 @@
 
     DIRECTORY/runs/RUN_ID/record.json     the result; its presence marks the run as finished
     DIRECTORY/runs/RUN_ID/history.json    the full phase step by step
+    DIRECTORY/runs/RUN_ID/memory.json     whose each byte of a step's memory was
     DIRECTORY/runs/RUN_ID/suite.toml      the suite the run came from, as it was written
     DIRECTORY/runs/RUN_ID/run.lock        held by the process that is doing the run
 """
@@ -20,13 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from peprof.breakdown.values import StepProfile
 from peprof.errors import StoreError, UsageError
-from peprof.results.record import FORMAT_VERSION, Piece, RunRecord, TrainingHistory
+from peprof.results.record import FORMAT_VERSION, RunRecord, TrainingHistory
 
 RECORD_FILE = "record.json"
 HISTORY_FILE = "history.json"
+MEMORY_FILE = "memory.json"
 SUITE_FILE = "suite.toml"
 LOCK_FILE = "run.lock"
 
@@ -34,7 +37,7 @@ _RUNS = "runs"
 _TEMPORARY_SUFFIX = ".tmp"
 _SEARCH_DEPTH = 2  # below a directory given to a reader: results/SUITE, results/DATE/SUITE
 
-_PieceT = TypeVar("_PieceT", bound=Piece)
+_KindT = TypeVar("_KindT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +68,22 @@ class ResultStore:
         return self.directory / _RUNS / run_id
 
     def write(
-        self, record: RunRecord, *, history: TrainingHistory | None = None, suite_toml: str | None = None
+        self,
+        record: RunRecord,
+        *,
+        history: TrainingHistory | None = None,
+        memory: StepProfile | None = None,
+        suite_toml: str | None = None,
     ) -> None:
         """Stores a finished run, or replaces what an earlier attempt left, as a whole or not at all.
 
         The record comes last, because its presence says that the run is finished: whoever sees it finds the
-        history and the suite beside it.
+        other files beside it.
 
         Args:
             record: of the run ``record.run_id``.
             history: of the full phase; that of an earlier attempt is removed when there is none.
+            memory: of one step of the short phase; likewise.
             suite_toml: text of the suite's file.
 
         Raises:
@@ -85,11 +94,17 @@ class ResultStore:
             directory.mkdir(parents=True, exist_ok=True)
             if suite_toml is not None:
                 _replace_file(directory / SUITE_FILE, suite_toml.encode())
-            if history is not None:
-                _replace_file(directory / HISTORY_FILE, history.model_dump_json().encode() + b"\n")
+            beside = {
+                HISTORY_FILE: history.model_dump_json().encode() if history is not None else None,
+                MEMORY_FILE: TypeAdapter(StepProfile).dump_json(memory) if memory is not None else None,
+            }
+            for name, content in beside.items():
+                if content is not None:
+                    _replace_file(directory / name, content + b"\n")
             _replace_file(directory / RECORD_FILE, record.model_dump_json().encode() + b"\n")
-            if history is None:
-                (directory / HISTORY_FILE).unlink(missing_ok=True)
+            for name, content in beside.items():
+                if content is None:
+                    (directory / name).unlink(missing_ok=True)
 
     def check_writable(self) -> None:
         """Makes the directory and writes a file into it, before hours are spent on what can't be kept.
@@ -140,6 +155,14 @@ class ResultStore:
             StoreError: the file is damaged or can't be opened.
         """
         return _read(self.run_directory(run_id) / HISTORY_FILE, TrainingHistory)
+
+    def read_memory(self, run_id: str) -> StepProfile | None:
+        """Whose each byte of a step's memory was; ``None`` when the run didn't get that far.
+
+        Raises:
+            StoreError: the file is damaged or can't be opened.
+        """
+        return _read(self.run_directory(run_id) / MEMORY_FILE, StepProfile)
 
     def scan(self) -> StoreContents:
         """Reads all records; one that can't be read costs none of the others.
@@ -252,14 +275,14 @@ def load_records(*directories: Path) -> StoreContents:
     )
 
 
-def _read(path: Path, kind: type[_PieceT]) -> _PieceT | None:
+def _read(path: Path, kind: type[_KindT]) -> _KindT | None:
     with _explained(path, "read"):
         try:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
     try:
-        return kind.model_validate_json(data)
+        return TypeAdapter(kind).validate_json(data)
     except ValidationError as error:
         raise _damaged(path, data, error) from error
 
@@ -280,8 +303,7 @@ def _damaged(path: Path, data: bytes, error: ValidationError) -> StoreError:
     where = ".".join(str(part) for part in first["loc"]) or "the whole file"
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return StoreError(
-        f"{path}: is not a valid {'record' if path.name == RECORD_FILE else 'history'}: "
-        f"{where}: {first['msg']}{more}",
+        f"{path}: is not a valid {path.stem}: {where}: {first['msg']}{more}",
         hint="Restore the file if it was edited; otherwise delete it and run the suite again.",
     )
 

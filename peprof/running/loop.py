@@ -191,7 +191,12 @@ class Loop:
     def _record(self, child: Child, result: RunResult) -> None:
         active = self._state.active.pop(child)
         with active.claim:
-            self._store.write(result.record, history=result.history, suite_toml=self._loaded.text)
+            self._store.write(
+                result.record,
+                history=result.history,
+                memory=result.memory,
+                suite_toml=self._loaded.text,
+            )
         self._finish(result.record)
 
     def _finish(self, record: RunRecord) -> None:

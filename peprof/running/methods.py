@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,10 +36,18 @@ def make_method(config: MethodConfig) -> Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What a method made of a backbone, and the numbers of parameters."""
+    """What a method made of a backbone.
+
+    Args:
+        model: to be trained.
+        counts: numbers of parameters.
+        owners: backbone, adapter or head, by qualified name of each module and parameter. A module that the
+            method made is the adapter's, also where it holds a parameter of the backbone.
+    """
 
     model: nn.Module
     counts: ParameterCounts
+    owners: Mapping[str, str]
 
 
 def apply_method(method: Method, model: PreTrainedModel) -> Applied:
@@ -49,6 +58,7 @@ def apply_method(method: Method, model: PreTrainedModel) -> Applied:
     """
     head = {id(parameter): parameter for parameter in _head(model)}
     backbone = {id(p): p for p in model.parameters() if id(p) not in head}
+    modules = dict(model.named_modules())  # kept, so that no id is given again
     size_of_backbone = sum(p.numel() for p in backbone.values())
     applied = method.apply(model)
     trained = {id(p): p for p in applied.parameters() if p.requires_grad}
@@ -60,7 +70,32 @@ def apply_method(method: Method, model: PreTrainedModel) -> Applied:
             trainable_backbone=sum(p.numel() for key, p in trained.items() if key not in head),
             trainable_head=sum(p.numel() for key, p in trained.items() if key in head),
         ),
+        owners=_owners(applied, modules.values(), backbone, head),
     )
+
+
+def _owners(
+    applied: nn.Module, before: Iterable[nn.Module], backbone: Container[int], head: Container[int]
+) -> dict[str, str]:
+    """Who owns each module and parameter, by its name.
+
+    Args:
+        applied: what the method made.
+        before: the modules that were there before.
+        backbone, head: ids of the parameters that were there before.
+    """
+    old = {id(module) for module in before}
+    owners: dict[str, str] = {}
+    for name, module in applied.named_modules():
+        parameters = list(module.parameters())
+        if id(module) not in old:
+            owners[name] = "adapter"
+        else:
+            owners[name] = "head" if parameters and all(id(p) in head for p in parameters) else "backbone"
+    for name, parameter in applied.named_parameters():
+        known = "head" if id(parameter) in head else "backbone" if id(parameter) in backbone else "adapter"
+        owners[name] = known
+    return owners
 
 
 def _head(model: PreTrainedModel) -> list[nn.Parameter]:

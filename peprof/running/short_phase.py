@@ -1,18 +1,22 @@
-"""The short phase of a run: a timing pass and a memory pass over batches of one shape."""
+"""The short phase of a run: timing, memory and whose it is, each in a pass of its own over one shape."""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 
+from peprof.breakdown.values import StepProfile
 from peprof.devices import Device, Mark, StepBytes, StepTime
 from peprof.events import Progress
+from peprof.profiler.errors import ProfileError
 from peprof.profiler.latency import Latency, measure_latency
 from peprof.profiler.memory import measure_memory
-from peprof.results.record import MemoryResult, PhaseMemory, ShortResult, StepTimes
+from peprof.profiler.profile import profile_step
+from peprof.results.record import MemoryResult, PeakBreakdown, PhaseMemory, ShortResult, StepTimes
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import Batch, EncodedSplit
@@ -53,9 +57,25 @@ class _WatchedStep:
             check_finite(loss, "training loss", f"at step {number} of {len(losses)} (short: {part})")
 
 
+class Findings(Protocol):
+    """Takes what is found as soon as it is, so that a later pass that fails costs no earlier one."""
+
+    def keep_short(self, result: ShortResult, memory: StepProfile | None) -> None:
+        """Keeps what the short phase has found so far."""
+
+    def warn(self, warning: str) -> None:
+        """Adds to the record's warnings."""
+
+
 def run_short_phase(
-    spec: RunSpec, step: ClassifierStep, train: EncodedSplit, device: Device, say: Say
-) -> ShortResult:
+    spec: RunSpec,
+    step: ClassifierStep,
+    train: EncodedSplit,
+    owners: Mapping[str, str],
+    device: Device,
+    say: Say,
+    found: Findings,
+) -> None:
     """Measures single steps; the batches lie on the device before the first of them.
 
     The memory pass comes after the timing pass and apart from it, since counting allocations costs time. It
@@ -63,7 +83,16 @@ def run_short_phase(
     also the workspaces that libraries keep). So the timing pass's other batches and losses go first, and what
     the timing pass left in a pool of memory is given back. One step that isn't measured then fills the pool
     again with what steady training needs, so that ``peak_reserved_bytes`` says what training reserves and not
-    what earlier steps happened to leave.
+    what earlier steps happened to leave. The ledger's pass comes last: it costs most.
+
+    Args:
+        spec: the run.
+        step: the method's training step.
+        train: the rows.
+        owners: of the model's modules and parameters, by qualified name.
+        device: where it runs.
+        say: told how far it is.
+        found: given the results.
 
     Raises:
         DivergedError: the loss of a step isn't finite; they are looked at outside what is timed.
@@ -97,6 +126,8 @@ def run_short_phase(
         on_step=on_step,
     )
     watched.check("timing")
+    result = _timed(spec, real_tokens, latency)
+    found.keep_short(result, None)
 
     say(Progress(phase="short: memory", step=0, total=1))
     del batches[1:]
@@ -104,16 +135,27 @@ def run_short_phase(
     device.release_cached_memory()
     # The bare step: a kept loss would be counted, and what a step holds doesn't depend on values.
     memory = measure_memory(step, batches, device, warmup_steps=1)
-    return _result(spec, real_tokens, latency, memory)
+    result = result.model_copy(update={"memory": _memory_result(memory)})
+    found.keep_short(result, None)
+
+    say(Progress(phase="short: breakdown", step=0, total=1))
+    try:
+        profile = profile_step(
+            step.model, batches[0], step, optimizers=step.optimizer, owner=owners, warmup_steps=0
+        )
+    except ProfileError as error:
+        found.warn(f"whose the memory is can't be said: {error}")
+        return
+    found.keep_short(result.model_copy(update={"breakdown": _breakdown(profile, memory)}), profile)
 
 
-def _result(spec: RunSpec, real_tokens: list[int], latency: Latency, memory: StepBytes) -> ShortResult:
-    """Sums up.
+def _timed(spec: RunSpec, real_tokens: list[int], latency: Latency) -> ShortResult:
+    """Sums up the timing pass.
 
     Args:
         spec: the run.
         real_tokens: of each batch; they were used in turn, from the first warm-up step on.
-        latency, memory: what was measured.
+        latency: what was measured.
     """
     first = latency.warmup_steps
     return ShortResult(
@@ -125,16 +167,31 @@ def _result(spec: RunSpec, real_tokens: list[int], latency: Latency, memory: Ste
             real_tokens[(first + index) % len(real_tokens)] for index in range(len(latency.steps))
         ),
         times=_times(latency),
-        memory=MemoryResult(
-            source=memory.source,
-            start_bytes=memory.start_bytes,
-            peak_allocated_bytes=memory.peak_bytes,
-            peak_reserved_bytes=memory.peak_reserved_bytes,
-            phases=tuple(
-                PhaseMemory(phase=p.phase, peak_bytes=p.peak_bytes, end_bytes=p.end_bytes)
-                for p in memory.phases
-            ),
+        memory=None,
+    )
+
+
+def _memory_result(memory: StepBytes) -> MemoryResult:
+    return MemoryResult(
+        source=memory.source,
+        start_bytes=memory.start_bytes,
+        peak_allocated_bytes=memory.peak_bytes,
+        peak_reserved_bytes=memory.peak_reserved_bytes,
+        phases=tuple(
+            PhaseMemory(phase=p.phase, peak_bytes=p.peak_bytes, end_bytes=p.end_bytes) for p in memory.phases
         ),
+    )
+
+
+def _breakdown(profile: StepProfile, memory: StepBytes) -> PeakBreakdown:
+    peak = profile.peak
+    return PeakBreakdown(
+        peak_bytes=peak.total_bytes,
+        peak_phase=peak.phase,
+        categories=dict(peak.categories),
+        owners=dict(peak.owners),
+        saved_bytes=profile.activations.total_bytes,
+        uncounted_bytes=memory.peak_bytes - peak.total_bytes,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from peprof.breakdown.values import StepProfile
 from peprof.errors import PeprofError
 from peprof.events import Progress
 from peprof.results.record import Environment, RunRecord, TrainingHistory
@@ -66,10 +67,17 @@ class PrepareTask:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A run's record and, when it trained fully, its history."""
+    """A run's record and what lies beside it.
+
+    Args:
+        record: whatever happened.
+        history: of the full phase, if it trained.
+        memory: of a step of the short phase, if it got that far.
+    """
 
     record: RunRecord
     history: TrainingHistory | None
+    memory: StepProfile | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

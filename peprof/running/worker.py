@@ -6,12 +6,14 @@ import gc
 import random
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from peprof.breakdown.values import StepProfile
 from peprof.devices import Device, as_out_of_memory, open_device
 from peprof.errors import PeprofError, SuiteError
 from peprof.events import Progress
@@ -55,11 +57,21 @@ class _Findings:
 
     parts: dict[str, Any] = field(default_factory=dict)
     history: TrainingHistory | None = None
+    memory: StepProfile | None = None
     phase: str = "setup"
 
     def keep_history(self, history: TrainingHistory) -> None:
         """Keeps a training step by step."""
         self.history = history
+
+    def keep_short(self, result: ShortResult, memory: StepProfile | None) -> None:
+        """Keeps what the short phase has found so far."""
+        self.parts["short"] = result
+        self.memory = memory
+
+    def warn(self, warning: str) -> None:
+        """Adds to the record's warnings."""
+        self.parts["warnings"] = (*self.parts.get("warnings", ()), warning)
 
 
 def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say) -> RunResult:
@@ -73,7 +85,7 @@ def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say)
         say: told how far it is.
 
     Returns:
-        The record, whatever happened, and the training's history.
+        The record, whatever happened, and what lies beside it.
     """
     begin, started_at = time.perf_counter(), utc_now()
     found = _Findings()
@@ -99,7 +111,7 @@ def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say)
         attempt=attempt,
         **found.parts,
     )
-    return RunResult(record=record, history=found.history)
+    return RunResult(record=record, history=found.history, memory=found.memory)
 
 
 def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Say, begin: float) -> None:
@@ -107,7 +119,7 @@ def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Sa
     say(Progress(phase="setup"))
     device = open_device(device_name)
     if spec.model.dtype == "float16":
-        found.parts["warnings"] = (PURE_HALF_WARNING,)
+        found.warn(PURE_HALF_WARNING)
     found.parts["environment"] = describe_environment(device)
     data = load_data(spec.data, source=source)
     found.parts["data"] = data.facts
@@ -117,8 +129,7 @@ def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Sa
     found.parts["setup_time_s"] = time.perf_counter() - begin
 
     if "short" in spec.phases:
-        short: ShortResult = run_short_phase(spec, built.step, built.train, device, say)
-        found.parts["short"] = short
+        run_short_phase(spec, built.step, built.train, built.owners, device, say, found)
         if "full" in spec.phases:
             # The short phase has trained: start again from the same seed. The old model must go first.
             say(Progress(phase="setup"))
@@ -142,6 +153,7 @@ class _Built:
     train: EncodedSplit
     validation: EncodedSplit
     counts: ParameterCounts
+    owners: Mapping[str, str]
     facts: ModelFacts
 
 
@@ -188,6 +200,7 @@ class _Subject:
             train=self._encoded[0],
             validation=self._encoded[1],
             counts=applied.counts,
+            owners=applied.owners,
             facts=backbone.facts,
         )
 

@@ -14,9 +14,9 @@ from torch.optim import optimizer as optimizer_hooks
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
+from peprof.breakdown.values import StepProfile
 from peprof.devices import CpuDevice, StepBytes
 from peprof.profiler.attribution import Attribution
-from peprof.profiler.breakdown import StepProfile
 from peprof.profiler.errors import ProfileError
 from peprof.profiler.ledger import Ledger
 from peprof.profiler.profile import profile_step

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from peprof.profiler.breakdown import StepProfile
+from peprof.breakdown.values import StepProfile
 from peprof.profiler.profile import profile_step
 from tests.profiler.models import BATCH, CLASSIFIERS, LENGTH, METHODS, batch_of, build
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from peprof import profile_step
+from peprof.breakdown.values import StepProfile
 from peprof.devices import Mark
 from peprof.profiler import profile as profile_module
-from peprof.profiler.breakdown import StepProfile
 from peprof.profiler.errors import ProfileError
 from tests.profiler.models import BATCH, CLASSIFIERS, LENGTH, WIDTH, batch_of, build, layers_prefixes
 from tests.profiler.steps import MlpStep

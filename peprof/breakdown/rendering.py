@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 
-from peprof.profiler.breakdown import ModuleBytes, StepProfile
+from peprof.breakdown.values import ModuleBytes, StepProfile
 
 _BAR = 20
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

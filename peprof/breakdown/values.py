@@ -220,12 +220,12 @@ class StepProfile:
         return _plain(asdict(self))  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
-        from peprof.profiler.rendering import as_text
+        from peprof.breakdown.rendering import as_text
 
         return as_text(self)
 
     def _repr_html_(self) -> str:
-        from peprof.profiler.rendering import as_html
+        from peprof.breakdown.rendering import as_html
 
         return as_html(self)
 
