@@ -16,11 +16,12 @@ from safetensors.torch import save, save_file
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from peprof.breakdown.values import StepProfile
 from peprof.devices import CpuDevice
 from peprof.devices.cpu import AllocationEventMeter
 from peprof.errors import Fault, SuiteError
 from peprof.events import Progress
-from peprof.results.record import Failure
+from peprof.results.record import Failure, ShortResult
 from peprof.running import worker
 from peprof.running.checkpoint import checkpoint_bytes, safetensors_bytes
 from peprof.running.short_phase import run_short_phase
@@ -176,15 +177,47 @@ class PooledDevice(CpuDevice):
         return super().memory_meter(resident)
 
 
+class Kept:
+    """What the short phase has found, after each of its passes."""
+
+    def __init__(self) -> None:
+        self.results: list[ShortResult] = []
+        self.memory: StepProfile | None = None
+        self.warnings: list[str] = []
+
+    def keep_short(self, result: ShortResult, memory: StepProfile | None) -> None:
+        self.results.append(result)
+        self.memory = memory
+
+    def warn(self, warning: str) -> None:
+        self.warnings.append(warning)
+
+
+def run_short(
+    spec: RunSpec,
+    step: ClassifierStep,
+    train: EncodedSplit,
+    device: CpuDevice,
+    say: Callable[[Progress], None],
+    kept: Kept | None = None,
+) -> ShortResult:
+    kept = kept or Kept()
+    owners = {"": "backbone", "classifier": "head"}
+    run_short_phase(spec, step, train, owners, device, say, kept)
+    return kept.results[-1]
+
+
 def test_the_memory_pass_starts_from_one_batch_and_a_pool_that_one_step_has_filled() -> None:
     train, step = Examples(), make_step()
     log: list[tuple[str, int]] = []
     step.model.register_forward_pre_hook(lambda *_: log.append(("step", train.alive())))
     device = PooledDevice(lambda what: log.append((what, train.alive())))
 
-    found = run_short_phase(make_spec(), step, train, device, lambda event: None)
+    found = run_short(make_spec(), step, train, device, lambda event: None)
 
-    assert log == [("step", 6)] * 6 + [("released", 1), ("step", 1), ("metered", 1), ("step", 1)]
+    # Then the ledger's step, which is nobody else's.
+    passes = [("step", 6)] * 6 + [("released", 1), ("step", 1), ("metered", 1), ("step", 1), ("step", 1)]
+    assert log == passes
     assert found.memory is not None
     weights = 4 * sum(p.numel() for p in step.model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in step.model.buffers())
@@ -196,7 +229,7 @@ def test_the_memory_pass_starts_from_one_batch_and_a_pool_that_one_step_has_fill
 
 def test_the_real_tokens_are_those_of_the_measured_steps() -> None:
     train, spec = Examples(), make_spec(steps=20)
-    found = run_short_phase(spec, make_step(), train, CpuDevice(), lambda event: None)
+    found = run_short(spec, make_step(), train, CpuDevice(), lambda event: None)
     batches = train.fixed_shape(4, 16, seed=spec.seed)
     order = [(2 + measured) % 16 for measured in range(20)]  # two warm-up steps, 16 batches in turn
     assert found.real_tokens == tuple(int(batches[i].inputs["attention_mask"].sum()) for i in order)
@@ -226,7 +259,7 @@ def test_a_loss_that_is_not_a_number_ends_the_short_phase_when_its_part_is_over(
 
     step.model.register_forward_hook(spoil)
     with pytest.raises(DivergedError, match=words):
-        run_short_phase(make_spec(max_grad_norm=None), step, Examples(), CpuDevice(), heard.append)
+        run_short(make_spec(max_grad_norm=None), step, Examples(), CpuDevice(), heard.append)
     assert done == steps_run, "steps aren't looked at one by one: that would wait for the device"
     assert heard[-1].phase == phase
 
@@ -236,10 +269,45 @@ def test_each_pass_of_the_short_phase_is_named_before_its_first_step() -> None:
     heard: list[Progress] = []
     at_forward: list[str] = []
     step.model.register_forward_pre_hook(lambda *_: at_forward.append(heard[-1].phase))
-    run_short_phase(make_spec(), step, Examples(), CpuDevice(), heard.append)
-    assert at_forward == ["short: warm-up"] * 2 + ["short: timing"] * 4 + ["short: memory"] * 2
+    run_short(make_spec(), step, Examples(), CpuDevice(), heard.append)
+    assert at_forward == ["short: warm-up"] * 2 + ["short: timing"] * 4 + ["short: memory"] * 2 + [
+        "short: breakdown"
+    ]
     assert [e.step for e in heard if e.phase == "short: timing"] == [0, 1, 2, 3, 4]
     assert [e.seconds_left is None for e in heard if e.phase == "short: timing"] == [True] + [False] * 4
+
+
+def test_the_peaks_owners_and_categories_add_up_and_a_failing_pass_keeps_those_before_it() -> None:
+    kept, step = Kept(), make_step()
+    found = run_short(make_spec(), step, Examples(), CpuDevice(), lambda event: None, kept)
+    assert [(r.memory is not None, r.breakdown is not None) for r in kept.results] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+    assert found.breakdown is not None and found.memory is not None and kept.memory is not None
+    breakdown = found.breakdown
+    assert sum(breakdown.categories.values()) == sum(breakdown.owners.values()) == breakdown.peak_bytes
+    assert breakdown.peak_bytes + breakdown.uncounted_bytes == found.memory.peak_allocated_bytes
+    weights = 4 * sum(p.numel() for p in step.model.parameters())
+    assert breakdown.categories["parameters.trainable"] == weights
+    classifier = 4 * (24 * 2 + 2)
+    moments = 2 * classifier + 2 * 4
+    assert breakdown.owners["head"] >= classifier + moments
+    assert kept.memory.peak_bytes == breakdown.peak_bytes
+
+    kept, step, calls = Kept(), make_step(), 0
+
+    def fail_at_the_last(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise RuntimeError("gone")
+
+    step.model.register_forward_pre_hook(fail_at_the_last)
+    with pytest.raises(RuntimeError, match="gone"):
+        run_short(make_spec(), step, Examples(), CpuDevice(), lambda event: None, kept)
+    assert kept.results[-1].memory is not None and kept.results[-1].breakdown is None
 
 
 def explained(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Failure:
