@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from peprof_methods.errors import require
+from peprof_methods.architectures import architecture_of, join
+from peprof_methods.errors import UnsupportedModelError, require
 from peprof_methods.ladder import Ladder, StaticFusion
-from peprof_methods.roles import architecture_of, freeze_backbone, layers, new_layer, shrunken_config
+from peprof_methods.roles import freeze_backbone, layers
+from peprof_methods.side_layers import new_layer, shrunken_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,22 +64,25 @@ class LadderSideTuning:
             UnsupportedModelError: for an unknown architecture.
         """
         architecture = architecture_of(model)
+        if architecture.head_reads != "first":
+            raise UnsupportedModelError(f"the ladder doesn't know {type(model).__name__} yet")
+        (stack,) = architecture.stacks
         config = shrunken_config(
             model, reduction=self.reduction, attention_heads=self.side_heads, dropout=self.dropout
         )
         freeze_backbone(model)
         backbone = model.get_submodule(architecture.backbone)
         backbone_layers = layers(model)
-        like = next(backbone_layers.parameters())
+        like = next(backbone_layers[0].parameters())
         with torch.device(like.device):
             ladder = Ladder(
                 backbone,
-                layers_path=architecture.layers,
+                layers_path=join(stack.path, stack.layers),
                 side_layers=[self._side_layer(model, config) for _ in backbone_layers],
                 fusion=StaticFusion(len(backbone_layers), self.temperature),
                 width=getattr(model.config, architecture.width),
                 side_width=getattr(config, architecture.width),
-                head_reads_first=architecture.head_reads_first,
+                head_reads_first=True,
             )
         for child in ladder.children():
             if child is not backbone:  # whose parameters may well have several dtypes

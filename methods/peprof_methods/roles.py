@@ -1,18 +1,13 @@
-"""What each architecture calls its parts, so that a method is written once for all of them.
-
-A new architecture is one more row in ``ARCHITECTURES``.
-"""
+"""Parts of a model by their role, whatever its architecture calls them; see ``architectures.py``."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, get_args
 
 from torch import nn
-from transformers import PreTrainedModel
 
+from peprof_methods.architectures import Architecture, Stack, architecture_of, has_module, join
 from peprof_methods.errors import UnknownRoleError, UnsupportedModelError
 
 # A literal type, so that a misspelt target is seen while a suite is read, before torch is imported.
@@ -29,124 +24,28 @@ LINEAR_ROLES: tuple[LinearRole, ...] = get_args(LinearRole)
 ROLES = (*LINEAR_ROLES, "layernorm", "embedding", "head")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The names of one architecture.
-
-    Args:
-        backbone: path of the encoder without the head.
-        layers: path of the list of layers, below ``backbone``.
-        in_layer: role -> paths below one layer.
-        in_backbone: role -> paths below ``backbone``, outside the layers.
-        head: paths, from the top, of everything after the encoder; one that a model lacks is skipped.
-        width: the configuration's name for d_model.
-        feedforward_width: its name for d_ff.
-        attention_heads: its name for the number of attention heads.
-        layer_dropouts: its names for the dropout rates used inside a layer.
-        head_reads_first: the head reads the first position of the sequence and no other.
-    """
-
-    backbone: str
-    layers: str
-    in_layer: Mapping[str, tuple[str, ...]]
-    in_backbone: Mapping[str, tuple[str, ...]]
-    head: tuple[str, ...]
-    width: str
-    feedforward_width: str
-    attention_heads: str
-    layer_dropouts: tuple[str, ...]
-    head_reads_first: bool
-
-
-def _bert_like(backbone: str, head: tuple[str, ...]) -> Architecture:
-    return Architecture(
-        backbone=backbone,
-        layers="encoder.layer",
-        in_layer={
-            "attention.query": ("attention.self.query",),
-            "attention.key": ("attention.self.key",),
-            "attention.value": ("attention.self.value",),
-            "attention.output": ("attention.output.dense",),
-            "feedforward.up": ("intermediate.dense",),
-            "feedforward.down": ("output.dense",),
-            "layernorm": ("attention.output.LayerNorm", "output.LayerNorm"),
-        },
-        in_backbone={
-            "layernorm": ("embeddings.LayerNorm",),
-            "embedding": (
-                "embeddings.word_embeddings",
-                "embeddings.position_embeddings",
-                "embeddings.token_type_embeddings",
-            ),
-        },
-        head=head,
-        width="hidden_size",
-        feedforward_width="intermediate_size",
-        attention_heads="num_attention_heads",
-        layer_dropouts=("hidden_dropout_prob", "attention_probs_dropout_prob"),
-        head_reads_first=True,
-    )
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "DistilBertForSequenceClassification": Architecture(
-        backbone="distilbert",
-        layers="transformer.layer",
-        in_layer={
-            "attention.query": ("attention.q_lin",),
-            "attention.key": ("attention.k_lin",),
-            "attention.value": ("attention.v_lin",),
-            "attention.output": ("attention.out_lin",),
-            "feedforward.up": ("ffn.lin1",),
-            "feedforward.down": ("ffn.lin2",),
-            "layernorm": ("sa_layer_norm", "output_layer_norm"),
-        },
-        in_backbone={
-            "layernorm": ("embeddings.LayerNorm",),
-            "embedding": ("embeddings.word_embeddings", "embeddings.position_embeddings"),
-        },
-        head=("pre_classifier", "classifier"),
-        width="dim",
-        feedforward_width="hidden_dim",
-        attention_heads="n_heads",
-        layer_dropouts=("dropout", "attention_dropout"),
-        head_reads_first=True,
-    ),
-    # The pooler is the analogue of the other two's dense layer, and random in a checkpoint of a masked
-    # language model: it is head, not backbone.
-    "BertForSequenceClassification": _bert_like("bert", ("bert.pooler", "classifier")),
-    "RobertaForSequenceClassification": _bert_like("roberta", ("classifier",)),
-}
-
-
-def architecture_of(model: nn.Module) -> Architecture:
-    """The row of ``ARCHITECTURES`` for a model, found by its class or one that it is derived from.
-
-    Raises:
-        UnsupportedModelError: for any other architecture.
-    """
-    for kind in type(model).__mro__:
-        if kind.__name__ in ARCHITECTURES:
-            return ARCHITECTURES[kind.__name__]
-    raise UnsupportedModelError(
-        f"{type(model).__name__} is not supported; the methods know {', '.join(ARCHITECTURES)}"
-    )
-
-
 def backbone(model: nn.Module) -> nn.Module:
-    """The encoder without the head."""
+    """The model without its head; the model itself where that is no part of its own."""
     return model.get_submodule(architecture_of(model).backbone)
 
 
-def layers(model: nn.Module) -> nn.ModuleList:
-    """The encoder's layers, first to last."""
-    found = backbone(model).get_submodule(architecture_of(model).layers)
+def stack_layers(model: nn.Module, stack: Stack) -> nn.ModuleList:
+    """The layers of one of the architecture's stacks, first to last."""
+    found = backbone(model).get_submodule(join(stack.path, stack.layers))
     assert isinstance(found, nn.ModuleList)
     return found
 
 
+def layers(model: nn.Module) -> list[nn.Module]:
+    """All layers, from input to output: an encoder's before a decoder's."""
+    return [layer for stack in architecture_of(model).stacks for layer in stack_layers(model, stack)]
+
+
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters of everything after the encoder: the classifier and what pools or projects before it."""
+    """Parameters of what is new for the task: the classifier and what pools or projects before it.
+
+    Empty for a language model, whose output layer is as pre-trained as the rest.
+    """
     return [p for module in modules_by_role(model, ["head"]).values() for p in module.parameters()]
 
 
@@ -206,14 +105,21 @@ def modules_by_role(model: nn.Module, roles: Iterable[str]) -> dict[str, nn.Modu
 
 
 def _names(model: nn.Module, architecture: Architecture, roles: Sequence[str]) -> Iterator[str]:
+    every = _all_names(model, architecture, roles)
+    return (name for name in dict.fromkeys(every) if has_module(model, name))
+
+
+def _all_names(model: nn.Module, architecture: Architecture, roles: Sequence[str]) -> Iterator[str]:
     for role in roles:
         for path in architecture.in_backbone.get(role, ()):
-            yield f"{architecture.backbone}.{path}"
-    if any(role in architecture.in_layer for role in roles):
-        for index in range(len(layers(model))):
+            yield join(architecture.backbone, path)
+    for stack in architecture.stacks:
+        if not any(role in stack.in_layer for role in roles):
+            continue
+        for index in range(len(stack_layers(model, stack))):
             for role in roles:
-                for path in architecture.in_layer.get(role, ()):
-                    yield f"{architecture.backbone}.{architecture.layers}.{index}.{path}"
+                for path in stack.in_layer.get(role, ()):
+                    yield join(architecture.backbone, stack.path, stack.layers, str(index), path)
     if "head" in roles:
         yield from architecture.head
 
@@ -235,44 +141,3 @@ def linears_by_role(model: nn.Module, roles: Iterable[str]) -> dict[str, nn.Line
     if not linears:
         raise UnsupportedModelError(f"{type(model).__name__} has no module for {', '.join(wanted)}")
     return linears
-
-
-def shrunken_config(
-    model: PreTrainedModel, *, reduction: int, attention_heads: int | None, dropout: float | None
-) -> Any:
-    """The model's configuration with d_model and d_ff divided, for layers of a side network.
-
-    Args:
-        model: whose configuration is copied, attention implementation included.
-        reduction: divides d_model and d_ff.
-        attention_heads: of the shrunken layers; ``None`` keeps the backbone's number.
-        dropout: rate inside the shrunken layers; ``None`` keeps the backbone's rates.
-
-    Raises:
-        ValueError: if a width isn't a multiple of ``reduction``, or the new one not of the heads.
-    """
-    architecture = architecture_of(model)
-    config: Any = copy.deepcopy(model.config)
-    for name in (architecture.width, architecture.feedforward_width):
-        full = getattr(config, name)
-        if full % reduction:
-            raise ValueError(f"reduction={reduction}: expected a divisor of the backbone's {name}, {full}")
-        setattr(config, name, full // reduction)
-    if attention_heads is not None:
-        setattr(config, architecture.attention_heads, attention_heads)
-    width, heads = getattr(config, architecture.width), getattr(config, architecture.attention_heads)
-    if width % heads:
-        raise ValueError(
-            f"side_heads={attention_heads}: expected a divisor of the side width {width}, "
-            f"found {heads} heads; the backbone's width is divided by reduction={reduction}"
-        )
-    if dropout is not None:
-        for name in architecture.layer_dropouts:
-            setattr(config, name, dropout)
-    return config
-
-
-def new_layer(model: nn.Module, config: Any) -> nn.Module:
-    """A new layer of the model's own class, built from another configuration."""
-    layer: nn.Module = type(layers(model)[0])(config)
-    return layer
