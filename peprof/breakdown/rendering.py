@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 
-from peprof.breakdown.values import ModuleBytes, StepProfile
+from peprof.breakdown.sizes import bar, human_bytes, human_percent
+from peprof.breakdown.tree import branches
+from peprof.breakdown.values import StepProfile
 
 _BAR = 20
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 """Title, heads, rows; the first column is text, the others are numbers."""
-
-
-def size(count: int) -> str:
-    """``1,536`` -> ``1.50 KiB``."""
-    value, unit = float(count), 0
-    while abs(value) >= 1024 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{count} B" if unit == 0 else f"{value:.2f} {_UNITS[unit]}"
 
 
 def as_text(profile: StepProfile) -> str:
@@ -58,7 +51,7 @@ def as_html(profile: StepProfile) -> str:
 def _headline(profile: StepProfile) -> str:
     peak = profile.peak
     where = "" if peak.operator is None else f", in {peak.operator} of {peak.module or 'no module'}"
-    return f"Peak {size(peak.total_bytes)} on {profile.device}, in {peak.phase}{where}"
+    return f"Peak {human_bytes(peak.total_bytes)} on {profile.device}, in {peak.phase}{where}"
 
 
 def _tables(profile: StepProfile, top: int = 8, depth: int = 3) -> Iterator[Table]:
@@ -66,7 +59,7 @@ def _tables(profile: StepProfile, top: int = 8, depth: int = 3) -> Iterator[Tabl
     yield (
         "By phase",
         ("phase", "peak", "at its end"),
-        [(p.phase, size(p.peak.total_bytes), size(p.end_bytes)) for p in profile.phases],
+        [(p.phase, human_bytes(p.peak.total_bytes), human_bytes(p.end_bytes)) for p in profile.phases],
     )
     yield _shares("At the peak, by category", "category", peak.categories, peak.total_bytes, top=20)
     if peak.owners:
@@ -74,19 +67,27 @@ def _tables(profile: StepProfile, top: int = 8, depth: int = 3) -> Iterator[Tabl
     yield (
         "At the peak, by module",
         ("module", "total", "own"),
-        [(name, size(m.total_bytes), size(m.own_bytes)) for name, m in _branches(peak.modules, top, depth)],
+        [
+            ("  " * line.level + line.label, human_bytes(line.total_bytes), human_bytes(line.own_bytes))
+            for line in branches(peak.modules, depth=depth, top=top)
+        ],
     )
     yield _shares("At the peak, by operator", "operator", peak.operators, peak.total_bytes, top=top)
     kept = profile.activations
     if kept.saved:
         count = len(kept.saved)
-        title = f"Kept for backward: {size(kept.total_bytes)} in {count} storage{'s' if count > 1 else ''}"
+        title = (
+            f"Kept for backward: {human_bytes(kept.total_bytes)} in {count} storage{'s' if count > 1 else ''}"
+        )
         yield _shares(title, "saved by", kept.by_operator(), kept.total_bytes, top=top)
     if kept.regions:
         yield (
             "Checkpoints",
             ("module", "keeps", "recomputes"),
-            [(r.module, size(r.saved_bytes), size(r.recomputed_bytes)) for r in kept.regions[:top]],
+            [
+                (r.module, human_bytes(r.saved_bytes), human_bytes(r.recomputed_bytes))
+                for r in kept.regions[:top]
+            ],
         )
 
 
@@ -100,18 +101,4 @@ def _shares(title: str, head: str, values: Mapping[str, int], total: int, *, top
 
 def _share(name: str, value: int, total: int) -> tuple[str, str, str, str]:
     share = value / total if total else 0.0
-    return name, size(value), f"{100 * share:.1f} %", "#" * round(_BAR * share)
-
-
-def _branches(root: ModuleBytes, top: int, depth: int) -> Iterable[tuple[str, ModuleBytes]]:
-    yield "(all)", root
-    yield from _below(root, "", 1, top, depth)
-
-
-def _below(
-    parent: ModuleBytes, stem: str, level: int, top: int, depth: int
-) -> Iterator[tuple[str, ModuleBytes]]:
-    for child in parent.children[:top]:
-        yield "  " * level + child.name.removeprefix(stem), child
-        if level < depth:
-            yield from _below(child, f"{child.name}.", level + 1, max(2, top // 2), depth)
+    return name, human_bytes(value), f"{human_percent(share)} %", bar(share, _BAR, plain=True)

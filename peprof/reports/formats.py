@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+from peprof.breakdown.sizes import human_bytes, human_percent, significant
+
+__all__ = [
+    "MISSING",
+    "human_bytes",
+    "human_clock",
+    "human_count",
+    "human_percent",
+    "human_ratio",
+    "human_seconds",
+    "significant",
+]
+
 #: Stands where nothing was measured.
 MISSING = "–"
 
-_BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _COUNT_UNITS = ("", "K", "M", "B", "T")
 _TIME_UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"))
-
-
-def significant(value: float) -> str:
-    """A number not below 0 with three significant digits, all of those before the point kept: ``1,234``."""
-    for limit, digits in ((9.995, 2), (99.95, 1)):
-        if value < limit:
-            return f"{value:.{digits}f}"
-    return f"{value:,.0f}"
-
-
-def human_bytes(value: float) -> str:
-    """Bytes in binary units: ``312 MiB``, ``1.50 GiB``, ``17 B``."""
-    power = 0
-    scaled = float(value)
-    while power < len(_BYTE_UNITS) - 1 and round(scaled) >= 1024:
-        scaled /= 1024
-        power += 1
-    number = f"{scaled:.0f}" if power == 0 or scaled >= 999.5 else significant(scaled)
-    return f"{number} {_BYTE_UNITS[power]}"
 
 
 def human_seconds(value: float) -> str:
@@ -50,11 +43,6 @@ def human_count(value: int) -> str:
         scaled /= 1000
         power += 1
     return significant(scaled) + _COUNT_UNITS[power]
-
-
-def human_percent(share: float) -> str:
-    """A share between 0 and 1 in percent, without the sign: ``90.6``."""
-    return f"{100 * share:.1f}"
 
 
 def human_ratio(value: float) -> str:
