@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from peprof_methods.roles import freeze_backbone
+from peprof_methods.errors import UnsupportedModelError
+from peprof_methods.roles import freeze_backbone, head_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,10 @@ class Head:
             The same model.
 
         Raises:
-            UnsupportedModelError: for an unknown architecture.
+            UnsupportedModelError: for an unknown architecture, or a language model: its output layer is as
+                pre-trained as the rest.
         """
+        if not head_parameters(model):
+            raise UnsupportedModelError(f"{type(model).__name__} has no head that is new for the task")
         freeze_backbone(model)
         return model

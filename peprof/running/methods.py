@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from peprof_methods.errors import UnsupportedModelError
 from peprof_methods.roles import head_parameters
 from torch import nn
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from peprof.results.record import ParameterCounts
 from peprof.suite.catalogue import known_methods
 from peprof.suite.schema import MethodConfig
+from peprof.training.protocols import LearnsFromData
 
 
 class Method(Protocol):
@@ -50,8 +52,15 @@ class Applied:
     owners: Mapping[str, str]
 
 
-def apply_method(method: Method, model: PreTrainedModel) -> Applied:
+def apply_method(
+    method: Method, model: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]] = ()
+) -> Applied:
     """Applies a method and counts what is trained, backbone and head apart.
+
+    Args:
+        method: the method.
+        model: changed in place.
+        batches: for a method that learns from data with its present options.
 
     Raises:
         UnsupportedModelError: the method doesn't know the architecture.
@@ -60,7 +69,10 @@ def apply_method(method: Method, model: PreTrainedModel) -> Applied:
     backbone = {id(p): p for p in model.parameters() if id(p) not in head}
     modules = dict(model.named_modules())  # kept, so that no id is given again
     size_of_backbone = sum(p.numel() for p in backbone.values())
-    applied = method.apply(model)
+    if isinstance(method, LearnsFromData) and method.examples_needed():
+        applied = method.apply_with_data(model, batches)
+    else:
+        applied = method.apply(model)
     trained = {id(p): p for p in applied.parameters() if p.requires_grad}
     return Applied(
         model=applied,
@@ -72,6 +84,24 @@ def apply_method(method: Method, model: PreTrainedModel) -> Applied:
         ),
         owners=_owners(applied, modules.values(), backbone, head),
     )
+
+
+def enable_checkpointing(model: nn.Module) -> None:
+    """Lets each layer run forward again in backward instead of keeping its activations.
+
+    Works also where the inputs of the first layer need no gradient, as with a frozen backbone.
+
+    Raises:
+        UnsupportedModelError: the model has no layers that can.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.supports_gradient_checkpointing:
+            enable: Any = getattr(
+                module, "activation_checkpointing_enable", module.gradient_checkpointing_enable
+            )  # renamed within transformers 5
+            enable({"use_reentrant": False})
+            return
+    raise UnsupportedModelError(f"{type(model).__name__} has no layers that can be checkpointed")
 
 
 def _owners(

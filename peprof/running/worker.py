@@ -6,8 +6,9 @@ import gc
 import random
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,15 @@ from peprof.results.record import (
 )
 from peprof.running.environment import describe_environment
 from peprof.running.full_phase import run_full_phase
-from peprof.running.methods import apply_method, make_method
+from peprof.running.methods import apply_method, enable_checkpointing, make_method
 from peprof.running.short_phase import run_short_phase
 from peprof.running.tasks import RunResult, Say
 from peprof.suite.planning import RunSpec
 from peprof.training.backbone import load_backbone
 from peprof.training.batches import EncodedSplit
 from peprof.training.data import ClassificationData, load_data
-from peprof.training.optimizers import HasParameterGroups, default_groups, make_optimizer, make_schedule
+from peprof.training.optimizers import default_groups, make_optimizer, make_schedule
+from peprof.training.protocols import HasAfterStep, HasLossTerm, HasParameterGroups, LearnsFromData
 from peprof.training.sources import go_offline
 from peprof.training.step import ClassifierStep
 from peprof.training.trainer import DivergedError, planned_steps
@@ -180,8 +182,12 @@ class _Subject:
                 EncodedSplit(data.validation, backbone.tokenizer, length),
             )
         method = make_method(spec.method)
-        applied = apply_method(method, backbone.model)
+        plain: Any = backbone.model  # whose `to` has annotations that a checker can't follow
+        plain.to(self._device.torch_device)
+        applied = apply_method(method, plain, self._examples_for(method))
         model = applied.model.to(self._device.torch_device)
+        if spec.method.gradient_checkpointing:
+            enable_checkpointing(model)
         if isinstance(method, HasParameterGroups):
             groups = method.parameter_groups(model, spec.train.learning_rate, spec.train.weight_decay)
         else:
@@ -193,6 +199,10 @@ class _Subject:
             optimizer,
             schedule=make_schedule(spec.train, optimizer, steps),
             max_grad_norm=spec.train.max_grad_norm,
+            loss_term=partial(method.loss_term, model) if isinstance(method, HasLossTerm) else None,
+            after_step=partial(method.after_step, model, total_steps=steps)
+            if isinstance(method, HasAfterStep)
+            else None,
         )
         return _Built(
             step=step,
@@ -203,6 +213,20 @@ class _Subject:
             owners=applied.owners,
             facts=backbone.facts,
         )
+
+    def _examples_for(self, method: object) -> Iterator[Mapping[str, torch.Tensor]]:
+        """Training examples for a method that asks for some; drawn by the run's seed."""
+        if not isinstance(method, LearnsFromData) or not method.examples_needed():
+            return
+        assert self._encoded is not None
+        batches = self._encoded[0].epoch(self._spec.train.batch_size, seed=self._spec.seed)
+        left = method.examples_needed()
+        for batch in batches:
+            if left <= 0:
+                return
+            on_device = batch.to(self._device.torch_device).inputs
+            yield {name: tensor[:left] for name, tensor in on_device.items()}
+            left -= self._spec.train.batch_size
 
 
 def _seed(seed: int) -> None:

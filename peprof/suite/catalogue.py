@@ -22,11 +22,11 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from peprof.errors import Fault, UsageError
 from peprof.suite.describing import dotted, faults_of, takes_none_word
-from peprof.suite.schema import frozen_value, none_word
+from peprof.suite.schema import METHOD_FIELDS, frozen_value, none_word
 from peprof.suite.source_reading import SourceClass, SourceField, UnreadableError, read_class
 
 GROUP = "peprof.methods"
-RESERVED = ("name", "label", "learning_rate", "weight_decay")
+RESERVED = ("name", "label", *METHOD_FIELDS)
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 

@@ -21,7 +21,7 @@ from peprof.suite.overriding import (
     labels_of,
     leaves,
 )
-from peprof.suite.schema import MethodConfig, Part, Suite, SuiteHead, method_address
+from peprof.suite.schema import METHOD_FIELDS, MethodConfig, Part, Suite, SuiteHead, method_address
 
 _Part = TypeVar("_Part", bound=Part)
 _MATRIX_SECTIONS = ("model", "data", "train", "short")
@@ -29,7 +29,6 @@ _TABLES = (*SECTIONS, "methods", "matrix", "offline")
 _REQUIRED = {"model": "a table [model] with the backbone's name", "data": "a table [data] with name or path"}
 # The least that makes a section whole, so that a single value of it can be checked alone.
 _LEAST = {"model": {"name": "peprof/tiny"}, "data": {"name": "peprof/reviews"}}
-_METHOD_FIELDS = ("learning_rate", "weight_decay")
 
 
 @dataclass(kw_only=True)
@@ -254,7 +253,7 @@ class Checker:
             self._adopt(checker.faults, prefix, f"matrix.{key}[{index}]")
             if config is not None:
                 found.append(
-                    getattr(config, option) if option in _METHOD_FIELDS else config.options.get(option)
+                    getattr(config, option) if option in METHOD_FIELDS else config.options.get(option)
                 )
         return tuple(found)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from peprof.suite.schema import (
+    METHOD_FIELDS,
     DataConfig,
     LimitsConfig,
     MethodConfig,
@@ -68,6 +69,8 @@ class RunSpec(Part):
         decides["train"].pop("seeds")
         for name in ("label", "learning_rate", "weight_decay"):
             decides["method"].pop(name)
+        if not self.method.gradient_checkpointing:
+            decides["method"].pop("gradient_checkpointing")
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.method.label}-s{self.seed}-{digest}"
@@ -129,7 +132,7 @@ def _variants(method: MethodConfig, axes: Mapping[str, tuple[Any, ...]] | None) 
     for combination in itertools.product(*named):
         changes = {option: value for option, (_, value) in zip(axes, combination, strict=True)}
         suffix = ",".join(f"{option}={word}" for option, (word, _) in zip(axes, combination, strict=True))
-        own = {name: changes.pop(name) for name in ("learning_rate", "weight_decay") if name in changes}
+        own = {name: changes.pop(name) for name in METHOD_FIELDS if name in changes}
         yield MethodConfig.model_validate(
             {
                 **dict(method),

@@ -159,6 +159,7 @@ class MethodConfig(Part):
         options: the method's own options, complete with defaults.
         learning_rate: overrides ``train.learning_rate``.
         weight_decay: overrides ``train.weight_decay``.
+        gradient_checkpointing: layers run forward again in backward instead of keeping their activations.
     """
 
     name: str
@@ -166,11 +167,16 @@ class MethodConfig(Part):
     options: dict[str, Any] = Field(default_factory=dict)
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
+    gradient_checkpointing: bool = False
 
     @field_validator("options")
     @classmethod
     def _frozen_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         return {key: frozen_value(value) for key, value in options.items()}
+
+
+METHOD_FIELDS = ("learning_rate", "weight_decay", "gradient_checkpointing")
+"""What a method's table may say besides its options; a matrix may vary these too."""
 
 
 class SuiteHead(Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,16 +13,6 @@ from transformers import get_scheduler
 from peprof.suite.schema import TrainConfig
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-
-
-@runtime_checkable
-class HasParameterGroups(Protocol):
-    """A method that wants groups of its own, e.g. another learning rate for some of its parameters."""
-
-    def parameter_groups(
-        self, model: nn.Module, learning_rate: float, weight_decay: float
-    ) -> list[dict[str, Any]]:
-        """Groups as ``torch.optim`` takes them."""
 
 
 def default_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

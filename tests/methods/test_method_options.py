@@ -21,7 +21,7 @@ from peprof_methods.lora import LoRA
 from peprof_methods.lst import LadderSideTuning
 from peprof_methods.roles import head_parameters, layers, modules_by_role
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForSequenceClassification
+from transformers import BertConfig, BertForMaskedLM
 
 from tests.methods.method_geometries import ARCHITECTURES, names_of, tiny
 
@@ -105,22 +105,17 @@ ALL = [Head(), LastLayers(), BitFit(), LoRA(), IA3(), LadderSideTuning()]
 
 @pytest.mark.parametrize("method", ALL, ids=lambda m: type(m).__name__)
 def test_other_architectures_are_refused(method: Any) -> None:
-    t5 = T5ForSequenceClassification(
-        T5Config(
-            vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0
-        )
-    )
     masked = BertForMaskedLM(
         BertConfig(
             vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
         )
     )
-    for model in (t5, masked, nn.Linear(2, 2)):
+    for model in (masked, nn.Linear(2, 2)):
         with pytest.raises(UnsupportedModelError) as caught:
             method.apply(model)
-        assert str(caught.value) == (
+        assert str(caught.value).startswith(
             f"{type(model).__name__} is not supported; the methods know DistilBertForSequenceClassification, "
-            "BertForSequenceClassification, RobertaForSequenceClassification"
+            "BertForSequenceClassification, RobertaForSequenceClassification, T5"
         )
         assert all(p.requires_grad for p in model.parameters())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peprof_methods.errors import UnsupportedModelError
 from peprof_methods.lora import LoRA
 from safetensors.torch import save, save_file
 from torch import nn
@@ -21,9 +22,11 @@ from peprof.devices import CpuDevice
 from peprof.devices.cpu import AllocationEventMeter
 from peprof.errors import Fault, SuiteError
 from peprof.events import Progress
+from peprof.profiler.profile import profile_step
 from peprof.results.record import Failure, ShortResult
 from peprof.running import worker
 from peprof.running.checkpoint import checkpoint_bytes, safetensors_bytes
+from peprof.running.methods import enable_checkpointing
 from peprof.running.short_phase import run_short_phase
 from peprof.suite.planning import RunSpec, plan
 from peprof.suite.schema import Suite
@@ -363,3 +366,58 @@ def test_pure_half_precision_is_warned_of(dtype: str, monkeypatch: pytest.Monkey
         assert warning.startswith("trained in pure float16 without loss scaling")
     else:
         assert record.warnings == ()
+
+
+def test_checkpointing_keeps_layer_inputs_only_also_with_a_frozen_backbone() -> None:
+    model = LoRA(rank=2).apply(tiny_bert(torch.float32)).train()
+    inputs = {"input_ids": torch.randint(1, 97, (2, 8)), "labels": torch.tensor([0, 1])}
+    model.config.hidden_dropout_prob = 0.0
+
+    def gradients() -> tuple[dict[str, torch.Tensor], int]:
+        model.zero_grad()
+        torch.manual_seed(0)
+        profile = profile_step(model, inputs, lambda batch: model(**batch).loss.backward(), warmup_steps=0)
+        found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return found, profile.activations.total_bytes
+
+    plain, kept = gradients()
+    enable_checkpointing(model)
+    again, kept_less = gradients()
+    assert plain.keys() == again.keys() and kept_less < kept / 2
+    for name, gradient in plain.items():
+        torch.testing.assert_close(again[name], gradient)
+
+
+def test_a_model_without_layers_to_checkpoint_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="Linear has no layers that can be checkpointed"):
+        enable_checkpointing(nn.Linear(2, 2))
+
+
+def test_a_method_gets_its_loss_term_its_word_after_each_step_and_as_many_examples_as_it_asks_for() -> None:
+    model = nn.Linear(2, 2)
+
+    class Output:
+        def __init__(self, loss: torch.Tensor) -> None:
+            self.loss = loss
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: torch.Tensor) -> Output:
+            return Output(self.inner(x).sum())
+
+    seen: list[tuple[int, bool]] = []
+    wrapped = Wrapped()
+    step = ClassifierStep(
+        wrapped,
+        torch.optim.SGD(wrapped.parameters(), lr=0.0),
+        max_grad_norm=None,
+        loss_term=lambda: model.weight.square().sum(),
+        after_step=lambda number: seen.append((number, model.weight.grad is not None)),
+    )
+    x = torch.randn(3, 2)
+    losses = [step(Batch(inputs={"x": x}, real_tokens=3)) for _ in range(2)]
+    torch.testing.assert_close(losses[0], model(x).sum().detach() + model.weight.detach().square().sum())
+    assert seen == [(0, True), (1, True)]

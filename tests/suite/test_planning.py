@@ -167,7 +167,8 @@ _DECIDING: dict[str, dict[str, object]] = {
         "evaluate_every_steps": 5, "evaluation_batch_size": 5,
     },
     "short": {"warmup_steps": 6, "steps": 6, "max_seconds": None},
-    "method": {"name": "b", "options": {"rank": 9, "targets": ("attention.query",)}},
+    "method": {"name": "b", "options": {"rank": 9, "targets": ("attention.query",)},
+               "gradient_checkpointing": True},
 }  # fmt: skip
 _NOT_DECIDING: dict[str, dict[str, object]] = {
     "limits": {"run_seconds": 5.0},

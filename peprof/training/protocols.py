@@ -1,0 +1,63 @@
+"""What a method may have besides ``apply``: asked for by protocol, so that methods know nothing of peprof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+
+@runtime_checkable
+class HasParameterGroups(Protocol):
+    """A method that wants groups of its own, e.g. another learning rate for some of its parameters."""
+
+    def parameter_groups(
+        self, model: nn.Module, learning_rate: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """Groups as ``torch.optim`` takes them."""
+
+
+@runtime_checkable
+class LearnsFromData(Protocol):
+    """A method that looks at training examples before training, e.g. for the importance of weights.
+
+    It has ``apply`` too, which leaves out what data would tell: the same shapes, without the data.
+    """
+
+    def examples_needed(self) -> int:
+        """How many training examples it looks at with its present options; 0 for none."""
+
+    def apply_with_data(
+        self, model: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]]
+    ) -> nn.Module:
+        """As ``apply``, after a look at the batches.
+
+        Args:
+            model: on the device where it will be trained.
+            batches: the model's keyword arguments, labels included, on the model's device.
+        """
+
+
+@runtime_checkable
+class HasLossTerm(Protocol):
+    """A method that adds something to the loss of each training step."""
+
+    def loss_term(self, model: nn.Module) -> torch.Tensor:
+        """A scalar that needs a gradient, added in forward."""
+
+
+@runtime_checkable
+class HasAfterStep(Protocol):
+    """A method that does something after each optimizer step, e.g. moves its rank budget."""
+
+    def after_step(self, model: nn.Module, step: int, total_steps: int) -> None:
+        """Called when the optimizer has stepped and the gradients are still there.
+
+        Args:
+            model: as ``apply`` returned it.
+            step: steps done before this one, from 0.
+            total_steps: that the training is planned to have.
+        """
