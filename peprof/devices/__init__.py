@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from peprof.devices.base import Device, DeviceFacts, Mark, PhaseBytes, StepBytes, StepTime, no_mark
+from peprof.devices.base import (
+    Device,
+    DeviceBytes,
+    DeviceFacts,
+    Mark,
+    PhaseBytes,
+    PoolBytes,
+    StepBytes,
+    StepTime,
+    no_mark,
+)
 from peprof.devices.cpu import CpuDevice
 from peprof.devices.cuda import CudaDevice
 from peprof.devices.memory_errors import OutOfMemory, as_out_of_memory
@@ -14,10 +24,12 @@ __all__ = [
     "CpuDevice",
     "CudaDevice",
     "Device",
+    "DeviceBytes",
     "DeviceFacts",
     "Mark",
     "OutOfMemory",
     "PhaseBytes",
+    "PoolBytes",
     "StepBytes",
     "StepTime",
     "as_out_of_memory",

@@ -37,12 +37,51 @@ class StepTime:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolBytes:
+    """Peaks of a pool's own counters over one phase, each at its own highest moment.
+
+    Args:
+        requested_bytes: what tensors and libraries asked for.
+        allocated_bytes: in blocks that are in use; more than what was asked for by rounding.
+        active_bytes: as allocated, and blocks that a stream may still be using.
+        reserved_bytes: held from the device.
+        inactive_split_bytes: free parts of blocks that are partly in use: they can't be given back.
+    """
+
+    requested_bytes: int
+    allocated_bytes: int
+    active_bytes: int
+    reserved_bytes: int
+    inactive_split_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceBytes:
+    """Used memory of a device as its management library tells.
+
+    Args:
+        used_bytes: the pool's, and what else there is: contexts, libraries, kernels.
+        of: by this process alone, or by all that use the device, where they can't be told apart.
+    """
+
+    used_bytes: int
+    of: Literal["process", "device"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhaseBytes:
-    """Live bytes within one phase of a step: the highest value, and the value at its end."""
+    """Live bytes within one phase of a step: the highest value, and the value at its end.
+
+    Args:
+        phase: its name.
+        peak_bytes, end_bytes: in use.
+        pool: all of the pool's peaks; ``None`` where there is no pool.
+    """
 
     phase: str
     peak_bytes: int
     end_bytes: int
+    pool: PoolBytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +94,10 @@ class StepBytes:
         peak_bytes: the highest value in the step.
         peak_reserved_bytes: the highest value held from the device; ``None`` where there is no pool.
         phases: in the order in which they were first entered.
+        alloc_retries: times that the pool was emptied to find room; ``None`` where there is no pool.
+        ooms: times that memory ran out and somebody caught it; ``None`` where there is no pool.
+        end_reserved_bytes: held from the device after the step; ``None`` where there is no pool.
+        device: used on the device after the step; ``None`` where that can't be known.
     """
 
     source: MemorySource
@@ -62,6 +105,17 @@ class StepBytes:
     peak_bytes: int
     peak_reserved_bytes: int | None
     phases: tuple[PhaseBytes, ...]
+    alloc_retries: int | None = None
+    ooms: int | None = None
+    end_reserved_bytes: int | None = None
+    device: DeviceBytes | None = None
+
+    @property
+    def unowned_bytes(self) -> int | None:
+        """Used on the device after the step, less what the pool holds; ``None`` where it can't be known."""
+        if self.device is None or self.end_reserved_bytes is None:
+            return None
+        return self.device.used_bytes - self.end_reserved_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

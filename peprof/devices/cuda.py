@@ -5,14 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from types import ModuleType, TracebackType
 from typing import Any
 
 import torch
 from typing_extensions import override
 
-from peprof.devices.base import Device, DeviceFacts, PhaseBytes, PhaseClock, StepBytes, StepTime, group_edges
+from peprof.devices import nvml
+from peprof.devices.base import (
+    Device,
+    DeviceBytes,
+    DeviceFacts,
+    PhaseBytes,
+    PhaseClock,
+    PoolBytes,
+    StepBytes,
+    StepTime,
+    group_edges,
+)
+
+_POOL_COUNTERS = tuple(field.name for field in fields(PoolBytes))
+"""They are named as the allocator names them."""
 
 
 class EventClock(PhaseClock):
@@ -46,19 +62,32 @@ class EventClock(PhaseClock):
 
 
 class AllocatorMeter:
-    """The caching allocator's peak counters, reset at the start of each phase."""
+    """The caching allocator's peak counters, reset at the start of each phase.
 
-    def __init__(self, cuda: ModuleType | Any, device: torch.device) -> None:
+    Args:
+        cuda: ``torch.cuda``, or what stands in for it in a test.
+        device: whose allocator it is.
+        device_bytes: asks the management library, after the step; given the bytes that the pool holds.
+    """
+
+    def __init__(
+        self,
+        cuda: ModuleType | Any,
+        device: torch.device,
+        device_bytes: Callable[[int], DeviceBytes | None] = lambda reserved_bytes: None,
+    ) -> None:
         self._cuda = cuda
         self._device = device
+        self._device_bytes = device_bytes
         self._phase: str | None = None
-        self._start_bytes = 0
-        self._peak_reserved_bytes = 0
         self._phases: dict[str, PhaseBytes] = {}
+        self._before: Mapping[str, int] = {}
+        self._after: Mapping[str, int] = {}
+        self._used: DeviceBytes | None = None
 
     def __enter__(self) -> AllocatorMeter:
         self._cuda.synchronize(self._device)
-        self._start_bytes = self._cuda.memory_allocated(self._device)
+        self._before = self._cuda.memory_stats(self._device)
         self._cuda.reset_peak_memory_stats(self._device)
         return self
 
@@ -66,6 +95,10 @@ class AllocatorMeter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end_phase()
+        if kind is None:
+            self._cuda.synchronize(self._device)
+            self._after = self._cuda.memory_stats(self._device)
+            self._used = self._device_bytes(self._after["reserved_bytes.all.current"])
 
     def mark(self, phase: str | None) -> None:
         """Ends the phase before and starts ``phase``; ``None`` ends the step."""
@@ -77,26 +110,33 @@ class AllocatorMeter:
     def _end_phase(self) -> None:
         if self._phase is None:
             return
+        stats = self._cuda.memory_stats(self._device)
+        pool = PoolBytes(**{name: stats[f"{name}.all.peak"] for name in _POOL_COUNTERS})
         before = self._phases.get(self._phase)
-        peak = self._cuda.max_memory_allocated(self._device)
+        if before is not None and before.pool is not None:
+            pool = PoolBytes(**{n: max(getattr(pool, n), getattr(before.pool, n)) for n in _POOL_COUNTERS})
         self._phases[self._phase] = PhaseBytes(
             phase=self._phase,
-            peak_bytes=max(peak, before.peak_bytes) if before else peak,
-            end_bytes=self._cuda.memory_allocated(self._device),
-        )
-        self._peak_reserved_bytes = max(
-            self._peak_reserved_bytes, self._cuda.max_memory_reserved(self._device)
+            peak_bytes=pool.allocated_bytes,
+            end_bytes=stats["allocated_bytes.all.current"],
+            pool=pool,
         )
         self._phase = None
 
     def result(self) -> StepBytes:
         """What was counted; to be called after leaving the context."""
+        before, after = self._before, self._after
+        pools = [phase.pool for phase in self._phases.values() if phase.pool is not None]
         return StepBytes(
             source="cuda_allocator",
-            start_bytes=self._start_bytes,
-            peak_bytes=max(phase.peak_bytes for phase in self._phases.values()),
-            peak_reserved_bytes=self._peak_reserved_bytes,
+            start_bytes=before["allocated_bytes.all.current"],
+            peak_bytes=max(pool.allocated_bytes for pool in pools),
+            peak_reserved_bytes=max(pool.reserved_bytes for pool in pools),
             phases=tuple(self._phases.values()),
+            alloc_retries=after["num_alloc_retries"] - before["num_alloc_retries"],
+            ooms=after["num_ooms"] - before["num_ooms"],
+            end_reserved_bytes=after["reserved_bytes.all.current"],
+            device=self._used,
         )
 
 
@@ -117,13 +157,11 @@ class CudaDevice(Device):
 
     @override
     def facts(self) -> DeviceFacts:
-        properties = self._cuda.get_device_properties(self.torch_device)
-        uuid = getattr(properties, "uuid", None)
         return DeviceFacts(
             kind="cuda",
-            name=str(properties.name),
-            uuid=f"GPU-{uuid}" if uuid is not None else None,
-            driver=_driver_version(),
+            name=str(self._cuda.get_device_properties(self.torch_device).name),
+            uuid=self._uuid(),
+            driver=nvml.driver_version(),
             cuda=torch.version.cuda,
         )
 
@@ -141,21 +179,12 @@ class CudaDevice(Device):
 
     @override
     def memory_meter(self, resident: Iterable[torch.Tensor]) -> AllocatorMeter:
-        return AllocatorMeter(self._cuda, self.torch_device)
+        return AllocatorMeter(self._cuda, self.torch_device, self._device_bytes)
 
+    def _uuid(self) -> str | None:
+        uuid = getattr(self._cuda.get_device_properties(self.torch_device), "uuid", None)
+        return f"GPU-{uuid}" if uuid is not None else None
 
-def _driver_version() -> str | None:
-    """The NVIDIA driver's version; ``None`` where its management library doesn't answer."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        version = pynvml.nvmlSystemGetDriverVersion()
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
-    return version.decode() if isinstance(version, bytes) else str(version)
+    def _device_bytes(self, reserved_bytes: int) -> DeviceBytes | None:
+        uuid = self._uuid()
+        return nvml.device_bytes(uuid, os.getpid(), at_least=reserved_bytes) if uuid is not None else None

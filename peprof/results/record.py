@@ -158,6 +158,8 @@ class MemoryResult(Piece):
         device_bytes: used on the device after the step as its management library tells, of this process
             where it can tell them apart; ``None`` where it can't be known.
         device_bytes_of: whose ``device_bytes`` are.
+        unowned_bytes: of ``device_bytes``, what isn't held by torch's pool: the context, libraries, and where
+            processes can't be told apart the others; ``None`` where it can't be known.
     """
 
     source: Literal["torch.profiler", "cuda_allocator"]
@@ -169,6 +171,7 @@ class MemoryResult(Piece):
     ooms: int | None = None
     device_bytes: int | None = None
     device_bytes_of: Literal["process", "device"] | None = None
+    unowned_bytes: int | None = None
 
 
 class PeakBreakdown(Piece):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from peprof.profiler.errors import ProfileError
 from peprof.profiler.latency import Latency, measure_latency
 from peprof.profiler.memory import measure_memory
 from peprof.profiler.profile import profile_step
-from peprof.results.record import MemoryResult, PeakBreakdown, PhaseMemory, ShortResult, StepTimes
+from peprof.results.record import MemoryResult, PeakBreakdown, PhaseMemory, PoolPeaks, ShortResult, StepTimes
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import Batch, EncodedSplit
@@ -25,6 +26,11 @@ from peprof.training.trainer import check_finite
 
 DISTINCT_BATCHES = 16
 """Batches made beforehand and used in turn: enough that no step sees the same rows as its neighbours."""
+
+RETRIES_WARNING = (
+    "memory was so short that in one step the pool had to be emptied {} time(s) to find room: with more of it "
+    "steps would be faster, and the peak of reserved bytes is what there was, not what was wanted"
+)
 
 
 class _WatchedStep:
@@ -135,6 +141,8 @@ def run_short_phase(
     device.release_cached_memory()
     # The bare step: a kept loss would be counted, and what a step holds doesn't depend on values.
     memory = measure_memory(step, batches, device, warmup_steps=1)
+    if memory.alloc_retries:
+        found.warn(RETRIES_WARNING.format(memory.alloc_retries))
     result = result.model_copy(update={"memory": _memory_result(memory)})
     found.keep_short(result, None)
 
@@ -178,8 +186,19 @@ def _memory_result(memory: StepBytes) -> MemoryResult:
         peak_allocated_bytes=memory.peak_bytes,
         peak_reserved_bytes=memory.peak_reserved_bytes,
         phases=tuple(
-            PhaseMemory(phase=p.phase, peak_bytes=p.peak_bytes, end_bytes=p.end_bytes) for p in memory.phases
+            PhaseMemory(
+                phase=p.phase,
+                peak_bytes=p.peak_bytes,
+                end_bytes=p.end_bytes,
+                pool=PoolPeaks(**asdict(p.pool)) if p.pool is not None else None,
+            )
+            for p in memory.phases
         ),
+        alloc_retries=memory.alloc_retries,
+        ooms=memory.ooms,
+        device_bytes=memory.device.used_bytes if memory.device is not None else None,
+        device_bytes_of=memory.device.of if memory.device is not None else None,
+        unowned_bytes=memory.unowned_bytes,
     )
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for ``torch.cuda``: a clock that the test moves, and an allocator that counts.
+"""A stand-in for ``torch.cuda``: a clock that the test moves, and a caching allocator.
 
 It has several devices and the work is on one of them. As with the real one, what names no device means the
 current one, device 0 at first; whoever then measures another device than the work's is refused.
@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from tests.devices.fake_allocator import FakeAllocator
+
 
 @dataclass
 class FakeCuda:
     work_index: int = 0
     current_index: int = 0
     now_ms: float = 0.0
-    allocated: int = 0
-    reserved: int = 0
-    peak_allocated: int = 0
-    peak_reserved: int = 0
+    allocator: FakeAllocator = field(default_factory=FakeAllocator)
     synchronisations: int = 0
     events_made: int = 0
     queued: list[Any] = field(default_factory=list)
@@ -51,34 +50,56 @@ class FakeCuda:
         self.synchronisations += 1
         self.queued.clear()
 
-    def memory_allocated(self, device: Any = None) -> int:
+    def memory_stats(self, device: Any = None) -> dict[str, int]:
         self._check(device)
-        return self.allocated
+        return self.allocator.stats()
 
-    def max_memory_allocated(self, device: Any = None) -> int:
+    def memory_stats_as_nested_dict(self, device: Any = None) -> dict[str, Any]:
         self._check(device)
-        return self.peak_allocated
-
-    def max_memory_reserved(self, device: Any = None) -> int:
-        self._check(device)
-        return self.peak_reserved
+        nested: dict[str, Any] = {}
+        for key, value in self.allocator.stats().items():
+            *path, last = key.split(".")
+            inner = nested
+            for name in path:
+                inner = inner.setdefault(name, {})
+            inner[last] = value
+        return nested
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
         self._check(device)
-        self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
-
-    def allocate(self, size: int) -> None:
-        self.allocated += size
-        self.reserved = max(self.reserved, self.allocated)
-        self.peak_allocated = max(self.peak_allocated, self.allocated)
-        self.peak_reserved = max(self.peak_reserved, self.reserved)
+        self.allocator.reset_peaks()
 
     def empty_cache(self) -> None:
-        self.reserved = self.allocated
+        self.allocator.empty_cache()
+
+    @property
+    def memory(self) -> FakeMemory:
+        return FakeMemory(self.allocator)
 
     def get_device_properties(self, device: Any = None) -> SimpleNamespace:
         self._check(device)
         return SimpleNamespace(name="NVIDIA Fake 100", uuid="1234")
+
+
+@dataclass(frozen=True)
+class FakeMemory:
+    """A stand-in for ``torch.cuda.memory``."""
+
+    allocator: FakeAllocator
+
+    def get_allocator_backend(self) -> str:
+        return "native"
+
+    def _record_memory_history(
+        self, enabled: str | None = "all", context: str | None = "all", stacks: str = "all"
+    ) -> None:
+        assert enabled in (None, "all") and context in (None, "all") and stacks == "python"
+        self.allocator.recording = enabled is not None
+        if enabled is None:
+            self.allocator.trace.clear()
+
+    def _snapshot(self) -> dict[str, Any]:
+        return self.allocator.snapshot()
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import peprof.devices
-from peprof.devices import open_device
+from peprof.devices import DeviceBytes, PoolBytes, open_device
 from peprof.devices.cuda import AllocatorMeter, CudaDevice, EventClock
+from tests.devices.fake_allocator import FakeAllocator
 from tests.devices.fake_cuda import FakeCuda
 
 DEVICE = torch.device("cuda", 0)
@@ -71,43 +72,122 @@ def test_a_phase_entered_twice_is_summed() -> None:
 
 
 def test_the_allocators_peaks_are_read_and_reset_at_each_phase() -> None:
+    """Blocks are multiples of 512 bytes; small ones come from segments of 2 MiB."""
     cuda = FakeCuda()
-    cuda.allocate(1000)
-    cuda.allocate(500)
-    cuda.allocate(-500)  # an old peak, which must not count
+    pool = cuda.allocator
+    pool.malloc(1000)
+    pool.free(pool.malloc(5000))  # an old peak, which must not count
     with AllocatorMeter(cuda, DEVICE) as meter:
         meter.mark("forward")
-        cuda.allocate(200)
+        kept = pool.malloc(200)
         meter.mark("backward")
-        cuda.allocate(100)
-        cuda.allocate(-300)
+        other = pool.malloc(1100)
+        pool.free(kept, awaiting=True)  # another stream still uses it
+        pool.free(other)
+        pool.complete(kept)
         meter.mark("optimizer")
-        cuda.allocate(50)
-        cuda.allocate(-50)
+        large = pool.malloc(3 * 2**20)  # from a segment of 20 MiB, whose rest is split off
+        pool.free(large)
         meter.mark(None)
     found = meter.result()
-    assert found.start_bytes == 1000
+    assert found.start_bytes == 1024
     assert [(p.phase, p.peak_bytes, p.end_bytes) for p in found.phases] == [
-        ("forward", 1200, 1200),
-        ("backward", 1300, 1000),
-        ("optimizer", 1050, 1000),
+        ("forward", 1536, 1536),
+        ("backward", 3072, 1024),
+        ("optimizer", 1024 + 3 * 2**20, 1024),
     ]
-    assert found.peak_bytes == 1300
-    assert found.peak_reserved_bytes == 1500
+    assert [p.pool for p in found.phases] == [
+        PoolBytes(
+            requested_bytes=1200,
+            allocated_bytes=1536,
+            active_bytes=1536,
+            reserved_bytes=2 * 2**20,
+            inactive_split_bytes=2 * 2**20 - 1024,  # before 200 bytes were asked for
+        ),
+        PoolBytes(
+            requested_bytes=2300,
+            allocated_bytes=3072,
+            active_bytes=3072,
+            reserved_bytes=2 * 2**20,
+            inactive_split_bytes=2 * 2**20 - 1024,
+        ),
+        PoolBytes(
+            requested_bytes=1000 + 3 * 2**20,
+            allocated_bytes=1024 + 3 * 2**20,
+            active_bytes=1024 + 3 * 2**20,
+            reserved_bytes=22 * 2**20,
+            inactive_split_bytes=2 * 2**20 - 1024 + 17 * 2**20,
+        ),
+    ]
+    assert found.peak_bytes == 1024 + 3 * 2**20
+    assert found.peak_reserved_bytes == found.end_reserved_bytes == 22 * 2**20
     assert found.source == "cuda_allocator"
+    assert (found.alloc_retries, found.ooms) == (0, 0)
+
+
+def test_a_phase_entered_twice_has_the_higher_of_each_peak() -> None:
+    cuda = FakeCuda()
+    with AllocatorMeter(cuda, DEVICE) as meter:
+        for size in (4096, 512):
+            meter.mark("forward")
+            block = cuda.allocator.malloc(size)
+            meter.mark("backward")
+            cuda.allocator.free(block)
+        meter.mark(None)
+    (forward, backward) = meter.result().phases
+    assert (forward.peak_bytes, forward.end_bytes) == (4096, 512)
+    assert (backward.peak_bytes, backward.end_bytes) == (4096, 0)
+    assert forward.pool is not None and forward.pool.requested_bytes == 4096
+
+
+def test_retries_and_ooms_are_those_of_the_step() -> None:
+    cuda = FakeCuda(allocator=FakeAllocator(capacity=64 * 2**20))
+    pool = cuda.allocator
+    with pytest.raises(torch.OutOfMemoryError):
+        pool.malloc(100 * 2**20)  # before the step
+    with AllocatorMeter(cuda, DEVICE) as meter:
+        meter.mark("forward")
+        pool.free(pool.malloc(40 * 2**20))
+        pool.free(pool.malloc(50 * 2**20))  # has room only where the 40 MiB were
+        with pytest.raises(torch.OutOfMemoryError):
+            pool.malloc(65 * 2**20)  # somebody catches it
+        meter.mark(None)
+    found = meter.result()
+    assert (found.alloc_retries, found.ooms) == (2, 1)
+
+
+def test_what_the_pool_does_not_own_is_the_rest_of_the_devices_bytes() -> None:
+    cuda = FakeCuda()
+    asked: list[int] = []
+
+    def used(reserved_bytes: int) -> DeviceBytes:
+        asked.append(reserved_bytes)
+        return DeviceBytes(used_bytes=500 * 2**20, of="process")
+
+    with AllocatorMeter(cuda, DEVICE, used) as meter:
+        meter.mark("forward")
+        cuda.allocator.malloc(3 * 2**20)
+        meter.mark(None)
+    assert asked == [20 * 2**20]
+    assert meter.result().unowned_bytes == 480 * 2**20
+    with AllocatorMeter(cuda, DEVICE) as meter:
+        meter.mark("forward")
+        meter.mark(None)
+    assert meter.result().device is None and meter.result().unowned_bytes is None
 
 
 def test_reserved_memory_starts_from_what_is_in_use_once_the_cache_is_released() -> None:
     cuda = FakeCuda()
     device = CudaDevice(0, cuda=cuda)
-    cuda.allocate(5000)
-    cuda.allocate(-4000)
+    cuda.allocator.malloc(1000)
+    cuda.allocator.free(cuda.allocator.malloc(5 * 2**20))
+    assert cuda.allocator.current["reserved_bytes"] == 22 * 2**20
     device.release_cached_memory()
     with device.memory_meter([]) as meter:
         meter.mark("forward")
-        cuda.allocate(300)
+        cuda.allocator.malloc(300)
         meter.mark(None)
-    assert meter.result().peak_reserved_bytes == 1300
+    assert meter.result().peak_reserved_bytes == 2 * 2**20
 
 
 def test_the_device_is_known_by_its_uuid() -> None:
@@ -126,9 +206,9 @@ def test_on_a_device_other_than_the_first_its_own_clock_and_counters_are_used() 
     assert [step.total_s for step in clock.drain()] == pytest.approx([0.005])
     with device.memory_meter([]) as meter:
         meter.mark("forward")
-        cuda.allocate(700)
+        cuda.allocator.malloc(700)
         meter.mark(None)
-    assert meter.result().peak_bytes == 700
+    assert meter.result().peak_bytes == 1024
     device.synchronize()
     assert device.facts().uuid == "GPU-1234"
 

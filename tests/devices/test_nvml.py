@@ -1,0 +1,77 @@
+"""What is asked of NVIDIA's management library, on a stand-in; its words are those of nvidia-ml-py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from peprof.devices import DeviceBytes
+from peprof.devices.nvml import device_bytes, driver_version
+
+MIB = 2**20
+
+
+class FakeNvml:
+    """One GPU with 900 MiB in use."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+    nvmlMemory_v2 = 0x02000028
+
+    def __init__(self, processes: dict[int, int | None] | None, *, broken: bool = False) -> None:
+        self.processes, self.broken, self.sessions = processes, broken, 0
+
+    def nvmlInit(self) -> None:
+        if self.broken:
+            raise self.NVMLError("Driver Not Loaded")
+        self.sessions += 1
+
+    def nvmlShutdown(self) -> None:
+        self.sessions -= 1
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "580.1"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        assert self.sessions == 1
+        if uuid != "GPU-1234":
+            raise self.NVMLError("Not Found")
+        return "handle"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:
+        assert handle == "handle"
+        if self.processes is None:
+            raise self.NVMLError("Not Supported")
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes.items()]
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str, version: int) -> SimpleNamespace:
+        assert (handle, version) == ("handle", self.nvmlMemory_v2)
+        return SimpleNamespace(used=900 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"),
+    [
+        ({6: 1, 7: 300 * MIB}, DeviceBytes(used_bytes=300 * MIB, of="process")),
+        ({7: None}, DeviceBytes(used_bytes=900 * MIB, of="device")),  # a driver that doesn't tell
+        ({6: 1}, DeviceBytes(used_bytes=900 * MIB, of="device")),  # a container: numbers of the host
+        ({7: 90 * MIB}, DeviceBytes(used_bytes=900 * MIB, of="device")),  # such a number, by chance ours
+        ({}, DeviceBytes(used_bytes=900 * MIB, of="device")),
+        (None, DeviceBytes(used_bytes=900 * MIB, of="device")),
+    ],
+)
+def test_used_bytes_are_the_processs_own_where_they_are_told(
+    processes: dict[int, int | None] | None, expected: DeviceBytes
+) -> None:
+    nvml = FakeNvml(processes)
+    assert device_bytes("GPU-1234", 7, at_least=100 * MIB, nvml=nvml) == expected
+    assert nvml.sessions == 0
+
+
+def test_what_cannot_be_known_is_none() -> None:
+    assert device_bytes("GPU-other", 7, nvml=(nvml := FakeNvml({}))) is None
+    assert nvml.sessions == 0
+    assert device_bytes("GPU-1234", 7, nvml=FakeNvml({}, broken=True)) is None
+    assert driver_version(FakeNvml({}, broken=True)) is None
+    assert driver_version(FakeNvml({})) == "580.1"
