@@ -162,14 +162,16 @@ def _t5(*, backbone: str, head: Paths, head_reads: HeadReads) -> Architecture:
     )
 
 
-def _llama_like(*, head: Paths, head_reads: HeadReads) -> Architecture:
+def _llama_like(*, language_model: bool) -> Architecture:
+    # A language model is its own backbone: its output layer is no less pre-trained than the rest.
+    below = "model" if language_model else ""
     return Architecture(
         family="llama",
-        backbone="model",
+        backbone="" if language_model else "model",
         stacks=(
             Stack(
                 name="decoder",
-                path="",
+                path=below,
                 layers="layers",
                 in_layer={
                     "attention.query": ("self_attn.q_proj",),
@@ -183,9 +185,12 @@ def _llama_like(*, head: Paths, head_reads: HeadReads) -> Architecture:
                 },
             ),
         ),
-        in_backbone={"layernorm": ("norm",), "embedding": ("embed_tokens",)},
-        head=head,
-        head_reads=head_reads,
+        in_backbone={
+            "layernorm": (join(below, "norm"),),
+            "embedding": (join(below, "embed_tokens"), *(("lm_head",) if language_model else ())),
+        },
+        head=() if language_model else ("score",),
+        head_reads="every" if language_model else "last",
         width="hidden_size",
         feedforward_width="intermediate_size",
         attention_heads="num_attention_heads",
@@ -234,13 +239,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "T5ForConditionalGeneration": _t5(backbone="", head=(), head_reads="every"),
     **{
-        f"{name}ForSequenceClassification": _llama_like(head=("score",), head_reads="last")
+        f"{name}ForSequenceClassification": _llama_like(language_model=False)
         for name in ("Llama", "Mistral", "Qwen2")
     },
-    **{
-        f"{name}ForCausalLM": _llama_like(head=(), head_reads="every")
-        for name in ("Llama", "Mistral", "Qwen2")
-    },
+    **{f"{name}ForCausalLM": _llama_like(language_model=True) for name in ("Llama", "Mistral", "Qwen2")},
 }
 
 FAMILIES = tuple(dict.fromkeys(row.family for row in ARCHITECTURES.values()))
