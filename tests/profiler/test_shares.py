@@ -1,7 +1,7 @@
 """Bytes saved for backward as a share of full fine-tuning's: the list that is known of DistilBERT.
 
-DistilBERT-base, float32, 16 rows of 64 tokens, on ``meta``. The list was counted on a CPU in training mode, with
-the dropout of the model's published configuration (0.1 in attention and feed-forward, 0.2 before the
+DistilBERT-base, float32, 16 rows of 64 tokens, on ``meta``. The list was counted on a CPU in training mode,
+with the dropout of the model's published configuration (0.1 in attention and feed-forward, 0.2 before the
 classifier): only with it LoRA on query and value comes to 68 % (64 % without). Whether attention is asked for
 as eager or as fused makes no difference, as a fused kernel with dropout is made of plain operators there.
 """
@@ -172,21 +172,22 @@ def with_normed_downsampling(side_heads: int) -> Apply:
 
 @pytest.mark.parametrize(("side_heads", "known", "ours"), [(12, 37, 31.5), (4, 27, 21.7), (1, 24, 18.1)])
 def test_a_ladder_saves_less_than_is_known(side_heads: int, known: int, ours: float) -> None:
-    """Known are 37, 27 and 24 %; ours saves 5.3 to 6 points less, and what it saves is exactly what it needs.
+    """Known are 37, 27 and 24 %; ours saves 5 to 6 points less, and what it saves is exactly what it needs.
 
     Ours, by formula, with d = 768, side width s = d / 8, feed-forward f = 4 s, N positions, h heads: the
-    embeddings and the output of each layer, which a trained downsampling needs: 7 N d. In each side layer: what
-    the gate mixes, N s, and its opening, 1; what goes into query, key and value, what comes out, what goes into
-    the output projection: 5 N s; attention maps before, of and after dropout: 3 h B L^2; the sums before both
-    norms, 2 N s, and their statistics, 4 N; what goes into the feed-forward, N s, into GELU and out of it, 2 N f;
-    dropout's mask N s. What is upsampled, N s; in the head four times B d; in the loss 2 B and 1.
+    embeddings and the output of each layer, which a trained downsampling needs: 7 N d. In each side layer:
+    what the gate mixes, N s, and its opening, 1; what goes into query, key and value, what comes out, and
+    what goes into the output projection: 5 N s; attention maps before, of and after dropout: 3 h B L^2; the
+    sums before both norms, 2 N s, and their statistics, 4 N; what goes into the feed-forward, N s, into GELU
+    and out of it, 2 N f; dropout's mask, N s. What is upsampled, N s; in the head four times B d; in the loss
+    2 B and 1.
 
     The difference, in points of full's 387 MB (one hidden state, N d, is 0.81): that the list's ladder
     upsamples all positions where ours does the one that the head reads would explain 0.8, a gate written as
-    mu s + (1 - mu) d 0.6, both together and dropout on what is downsampled 2.1; eager attention nothing, as both
-    are counted with it. A trained LayerNorm before each of the seven downsamplings explains all of it: it keeps the
-    hidden state, and the downsampling what it makes of it. With it we have 37.2, 27.4 and 23.8 %. The paper's
-    formula (arXiv:2206.06522), x_i = mu_i s_(i-1) + (1 - mu_i) down_i(h_i), has no such norm.
+    mu s + (1 - mu) d 0.6, both and dropout on what is downsampled 2.1; eager attention nothing, as both are
+    counted with it. A trained LayerNorm before each of the seven downsamplings explains all of it: it keeps
+    the hidden state, and the downsampling keeps what it makes of it. With it we have 37.2, 27.4 and 23.8 %.
+    The paper's formula (arXiv:2206.06522), x_i = mu_i s_(i-1) + (1 - mu_i) down_i(h_i), has no such norm.
     """
     found = saved(LadderSideTuning(side_heads=side_heads).apply)
     s = D // 8
@@ -234,9 +235,9 @@ def test_dora_of_peft_shows_hooks_more_than_it_keeps() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nothing_of_a_ladders_backbone_is_saved(architecture: str, dropout: float) -> None:
-    """Zero bytes are saved in the backbone. What the ladder reads of it is saved there, and no more than that:
+    """Zero bytes are saved by the backbone. The ladder saves what it reads of it, and no more than that.
 
-    the embeddings and the output of each of two layers, as inputs of the trained downsamplings.
+    These are the embeddings and the output of each of two layers, inputs of the trained downsamplings.
     """
     model = build(architecture, "lst", dropout=dropout)
     backbone = f"{architecture}.backbone"
