@@ -12,7 +12,9 @@ import click
 
 from peprof import __version__
 from peprof.cli.compare import compare
+from peprof.cli.methods import methods
 from peprof.cli.run import run
+from peprof.cli.show import show
 from peprof.errors import PeprofError, StoreError
 
 INTERRUPTED = 130
@@ -30,6 +32,8 @@ def commands() -> None:
 
 commands.add_command(run)
 commands.add_command(compare)
+commands.add_command(show)
+commands.add_command(methods)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -42,7 +46,14 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Runs a command; errors become one message and their exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main() -> NoReturn:
     try:
         code = commands.main(standalone_mode=False, prog_name="peprof")
     except click.ClickException as error:

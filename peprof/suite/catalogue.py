@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any
 
@@ -54,6 +54,25 @@ class OptionEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MethodFacts:
+    """What a method says of itself in its class attributes; empty where it says nothing.
+
+    Args:
+        family: of methods: ``low rank``, ``side network`` ...
+        paper: authors, year, arXiv id.
+        trains: what is trained, in a few words.
+        unsupported: family of architectures or class of model -> why the method can't be applied to it.
+        merges: whether it can be folded into the backbone's weights.
+    """
+
+    family: str = ""
+    paper: str = ""
+    trains: str = ""
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    merges: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodEntry:
     """One installed method.
 
@@ -62,6 +81,8 @@ class MethodEntry:
         value: ``module:Class``.
         distribution: that brings it; ``None`` when unknown.
         summary: the first line of its docstring.
+        description: the rest of its docstring up to the first section, paragraphs by lines.
+        facts: what it says of itself.
         options: in order of its constructor.
         complete: whether ``options`` are all there are; ``False`` accepts further ones unchecked.
         problem: why its source can't be read; a suite that uses it has a fault.
@@ -71,6 +92,8 @@ class MethodEntry:
     value: str
     distribution: str | None
     summary: str
+    description: str
+    facts: MethodFacts
     options: tuple[OptionEntry, ...]
     complete: bool
     problem: str | None = None
@@ -119,9 +142,9 @@ class MethodEntry:
         values = {
             **(checked.model_extra or {}),
             **{
-                field.alias or name: getattr(checked, name)
-                for name, field in type(checked).model_fields.items()
-                if name in checked.model_fields_set or field.default is not _UNKNOWN
+                info.alias or name: getattr(checked, name)
+                for name, info in type(checked).model_fields.items()
+                if name in checked.model_fields_set or info.default is not _UNKNOWN
             },
         }
         return {name: frozen_value(value) for name, value in values.items()}, []
@@ -190,10 +213,37 @@ def _entry(point: EntryPoint, packages: frozenset[str]) -> MethodEntry:
         value=point.value,
         distribution=_distribution(point),
         summary=source.docstring.split("\n", 1)[0].strip() if source else "",
+        description=described(source.docstring) if source else "",
+        facts=_facts(source) if source else MethodFacts(),
         options=options,
         complete=source.complete if source else True,
         problem=problem,
     )
+
+
+def _facts(source: SourceClass) -> MethodFacts:
+    def text(name: str) -> str:
+        value = source.constants.get(name, "")
+        return value if isinstance(value, str) else ""
+
+    unsupported = source.constants.get("unsupported")
+    return MethodFacts(
+        family=text("family"),
+        paper=text("paper"),
+        trains=text("trains"),
+        unsupported={str(k): str(v) for k, v in unsupported.items()} if isinstance(unsupported, dict) else {},
+        merges="merge" in source.functions,
+    )
+
+
+def described(docstring: str) -> str:
+    """A docstring without its first line and its sections: one line a paragraph."""
+    paragraphs: list[str] = []
+    for paragraph in docstring.split("\n\n")[1:]:
+        if re.match(r"\s*[A-Z]\w+:\n", paragraph):
+            break
+        paragraphs.append(" ".join(paragraph.split()))
+    return "\n".join(paragraphs)
 
 
 def _options(source: SourceClass) -> tuple[OptionEntry, ...]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -59,12 +60,16 @@ class SourceClass:
         docstring: its own; empty without one.
         inherited_docstrings: those of its bases, nearest first.
         fields: in order of the dataclass's constructor.
+        constants: values of its ``ClassVar``s and of its bases', those that are literals.
+        functions: names of its methods and of its bases'.
         complete: ``False`` when a base or decorator couldn't be followed, so that there may be more fields.
     """
 
     docstring: str
     inherited_docstrings: tuple[str, ...]
     fields: tuple[SourceField, ...]
+    constants: Mapping[str, Any]
+    functions: frozenset[str]
     complete: bool
 
 
@@ -189,12 +194,16 @@ def _read(module: _Module, node: ast.AST, *, seen: frozenset[tuple[str, str]]) -
     complete = all(_last_name(decorator) in ("dataclass", "final") for decorator in node.decorator_list)
     docstrings: list[str] = []
     fields: dict[str, SourceField] = {}
+    constants: dict[str, Any] = {}
+    functions = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     for base in reversed(node.bases):
         found = _find(module, base.id, frozenset()) if isinstance(base, ast.Name) else None
         if found and isinstance(found[1], ast.ClassDef) and (found[0].name, found[1].name) not in seen:
             inherited = _read(*found, seen=seen)
             complete &= inherited.complete
             fields |= {item.name: item for item in inherited.fields}
+            constants |= inherited.constants
+            functions |= inherited.functions
             docstrings = [inherited.docstring, *inherited.inherited_docstrings, *docstrings]
         elif _last_name(base) not in _BASES_WITHOUT_FIELDS:
             complete = False
@@ -205,6 +214,8 @@ def _read(module: _Module, node: ast.AST, *, seen: frozenset[tuple[str, str]]) -
         docstring=ast.get_docstring(node) or "",
         inherited_docstrings=tuple(docstrings),
         fields=tuple(fields.values()),
+        constants=constants | dict(_own_constants(module, node)),
+        functions=frozenset(functions),
         complete=complete,
     )
 
@@ -240,6 +251,17 @@ def _own_fields(module: _Module, node: ast.ClassDef) -> Iterator[SourceField]:
             default=default,
             default_known=known,
         )
+
+
+def _own_constants(module: _Module, node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    for statement in node.body:
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        annotation = _unquoted(statement.annotation)
+        kind = _last_name(annotation.value if isinstance(annotation, ast.Subscript) else annotation)
+        if kind == "ClassVar" and statement.value is not None:
+            with suppress(UnreadableError):
+                yield statement.target.id, _literal(module, statement.value)
 
 
 def _field_call(call: ast.Call) -> tuple[ast.expr | None, bool, bool]:

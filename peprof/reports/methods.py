@@ -1,0 +1,175 @@
+"""The methods that are installed, as a table, and one of them with all of its options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from peprof.reports.terminal import INDENT, rule_of, said, say
+from peprof.suite.catalogue import MethodEntry, OptionEntry
+
+FAMILY_ORDER = (
+    "whole model",
+    "parts of the model",
+    "low rank",
+    "scaling",
+    "side network",
+    "inserted",
+    "prompt",
+    "selected entries",
+    "library",
+)
+OTHER_FAMILY = "other"
+ARCHITECTURES = {
+    "distilbert": "DistilBERT",
+    "bert": "BERT",
+    "roberta": "RoBERTa",
+    "t5": "T5",
+    "llama": "Llama",
+}
+
+
+def print_methods(console: Console, entries: Sequence[MethodEntry]) -> None:
+    """Prints a table: a row a method, in the order of their families.
+
+    Args:
+        console: where to.
+        entries: in any order.
+    """
+    table = Table(box=rule_of(console), pad_edge=True, header_style="bold", show_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("what is trained", overflow="fold", ratio=3)
+    table.add_column("merges", no_wrap=True)
+    table.add_column("not on", overflow="fold", ratio=1)
+    table.add_column("paper", overflow="fold", ratio=2)
+    ordered = sorted(entries, key=lambda entry: (_rank(entry), entry.name))
+    for family, group in groupby(ordered, key=_family):
+        table.add_row(said(console, family), "", "", "", "", style="bold cyan")
+        for entry in group:
+            problem = entry.problem is not None
+            table.add_row(
+                f"  {entry.name}",
+                said(console, entry.problem or entry.facts.trains or _prose(entry.summary)),
+                "" if problem else "yes" if entry.facts.merges else "no",
+                said(console, ", ".join(map(_architecture, entry.facts.unsupported))),
+                said(console, entry.facts.paper),
+                style="red" if problem else "",
+            )
+    console.print(Padding(table, (0, 0, 0, INDENT - 1)))
+    console.print()
+    say(console, "Options and meanings: peprof methods NAME", "dim")
+
+
+def print_method(console: Console, entry: MethodEntry) -> None:
+    """Prints all that is known of one method: what it is, where it works, its options."""
+    say(console, entry.name, "bold")
+    if entry.problem is not None:
+        say(console, entry.problem, "red")
+        return
+    say(console, _prose(entry.summary), "")
+    for paragraph in entry.description.splitlines():
+        console.print()
+        say(console, _prose(paragraph), "")
+    console.print()
+    for head, text in _facts(entry):
+        say(console, f"{head + ':':<12}{text}", "")
+    console.print()
+    if not entry.options:
+        say(console, "It has no options.", "dim")
+    else:
+        table = Table(box=rule_of(console), pad_edge=True, header_style="bold", show_edge=False)
+        table.add_column("option", no_wrap=True)
+        table.add_column("default", overflow="fold", ratio=1)
+        table.add_column("meaning", overflow="fold", ratio=3)
+        for option in entry.options:
+            table.add_row(option.name, _default(option), said(console, _meaning(option)))
+        console.print(Padding(table, (0, 0, 0, INDENT - 1)))
+    console.print()
+    say(console, "In a suite, each method may also have: " + _EVERY_METHOD, "dim")
+
+
+_EVERY_METHOD = "label, learning_rate, weight_decay, gradient_checkpointing."
+
+
+def as_json(entries: Iterable[MethodEntry]) -> str:
+    """A list of methods with their facts and options."""
+    return json.dumps([_plain(entry) for entry in entries], indent=2)
+
+
+def _plain(entry: MethodEntry) -> dict[str, Any]:
+    options = [
+        {
+            "name": option.name,
+            "type": option.annotation,
+            "required": option.required,
+            "default": option.default if option.default_known else None,
+            "meaning": option.meaning,
+        }
+        for option in entry.options
+    ]
+    facts = {**asdict(entry.facts), "unsupported": dict(entry.facts.unsupported)}
+    return {
+        "name": entry.name,
+        "class": entry.value,
+        "distribution": entry.distribution,
+        "summary": entry.summary,
+        "description": entry.description,
+        **facts,
+        "options": options,
+        "problem": entry.problem,
+    }
+
+
+def _facts(entry: MethodEntry) -> Iterable[tuple[str, str]]:
+    facts = entry.facts
+    if facts.paper:
+        yield "paper", facts.paper
+    if facts.trains:
+        yield "trains", facts.trains
+    yield "merges", "yes, for inference at no extra cost" if facts.merges else "no"
+    for architecture, reason in facts.unsupported.items():
+        yield "not on", f"{_architecture(architecture)}: {reason}"
+    yield "from", f"{entry.distribution or 'an unknown distribution'} ({entry.value})"
+
+
+def _family(entry: MethodEntry) -> str:
+    return entry.facts.family or OTHER_FAMILY
+
+
+def _rank(entry: MethodEntry) -> tuple[int, str]:
+    family = _family(entry)
+    return (FAMILY_ORDER.index(family) if family in FAMILY_ORDER else len(FAMILY_ORDER)), family
+
+
+def _architecture(name: str) -> str:
+    return ARCHITECTURES.get(name, name)
+
+
+def _default(option: OptionEntry) -> str:
+    if option.required:
+        return "(required)"
+    if not option.default_known:
+        return "(known when it runs)"
+    value = option.default
+    if isinstance(value, bool) or value is None:
+        return "none" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "(empty)"
+    return str(value)
+
+
+def _meaning(option: OptionEntry) -> str:
+    choices = option.annotation if option.annotation.startswith("Literal") else ""
+    return " ".join(part for part in (_prose(option.meaning), choices and f"({choices})") if part)
+
+
+def _prose(text: str) -> str:
+    """A docstring's text without its marks for code."""
+    return text.replace("``", "")

@@ -1,0 +1,96 @@
+"""``peprof methods``: the table and the page of one method, on made entries and on those installed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from peprof.cli.methods import methods
+from peprof.errors import UsageError
+from peprof.reports.methods import FAMILY_ORDER, as_json, print_method, print_methods
+from peprof.suite.catalogue import MethodEntry, MethodFacts, OptionEntry, known_methods
+
+
+def entry(name: str, **facts: object) -> MethodEntry:
+    option = OptionEntry(
+        name="rank",
+        annotation="int",
+        type=int,
+        required=False,
+        default=8,
+        default_known=True,
+        meaning="of the ``B A`` update.",
+    )
+    return MethodEntry(
+        name=name,
+        value=f"made.{name}:Made",
+        distribution="made",
+        summary="A low-rank update.",
+        description="First paragraph.\nSecond one.",
+        facts=MethodFacts(**facts),  # type: ignore[arg-type]
+        options=(option,),
+        complete=True,
+    )
+
+
+def printed(call: object, *arguments: object, width: int = 100) -> str:
+    console = Console(width=width, force_terminal=False, record=True, file=None)
+    with console.capture() as capture:
+        call(console, *arguments)  # type: ignore[operator]
+    return capture.get()
+
+
+def test_the_table_groups_by_family_in_a_fixed_order_and_says_what_is_refused() -> None:
+    entries = [
+        entry("a-ladder", family="side network", trains="a side network", unsupported={"t5": "no"}),
+        entry("b-lora", family="low rank", trains="two matrices", merges=True, paper="Hu et al. 2021"),
+        entry("c-own", trains=""),
+    ]
+    lines = [line.split() for line in printed(print_methods, entries).splitlines() if line.strip()]
+    firsts = [words[0] for words in lines]
+    assert [w for w in firsts if w in ("low", "b-lora", "side", "a-ladder", "other", "c-own")] == [
+        "low", "b-lora", "side", "a-ladder", "other", "c-own",
+    ]  # fmt: skip
+    rows = {words[0]: words[1:] for words in lines}
+    assert rows["b-lora"] == ["two", "matrices", "yes", "Hu", "et", "al.", "2021"]
+    assert rows["a-ladder"] == ["a", "side", "network", "no", "T5"]
+    assert rows["c-own"] == ["A", "low-rank", "update.", "no"]
+
+
+def test_the_page_of_a_method_has_all_that_is_known_of_it() -> None:
+    page = printed(print_method, entry("x", paper="P 2020", trains="T", unsupported={"llama": "has no bias"}))
+    for part in ("A low-rank update.", "First paragraph.", "Second one.", "P 2020", "Llama: has no bias"):
+        assert part in page
+    assert page.splitlines()[-2 if not page.splitlines()[-1] else -1]
+    row = next(line.split() for line in page.splitlines() if line.split()[:1] == ["rank"])
+    assert row == ["rank", "8", "of", "the", "B", "A", "update."]
+    assert "gradient_checkpointing" in page
+
+
+def test_json_has_everything_and_can_be_read_back() -> None:
+    (read,) = json.loads(as_json([entry("x", unsupported={"t5": "why"}, merges=True)]))
+    assert read["options"] == [
+        {"name": "rank", "type": "int", "required": False, "default": 8, "meaning": "of the ``B A`` update."}
+    ]
+    assert (read["unsupported"], read["merges"], read["class"]) == ({"t5": "why"}, True, "made.x:Made")
+
+
+def test_the_command_lists_what_is_installed_and_suggests_the_nearest_name() -> None:
+    listed = CliRunner().invoke(methods, [], env={"COLUMNS": "100"})
+    assert listed.exit_code == 0
+    assert all(f"  {name}" in listed.output for name in known_methods())
+    wrong = CliRunner().invoke(methods, ["lorra"])
+    assert isinstance(wrong.exception, UsageError)
+    assert wrong.exception.message == "there is no method 'lorra'; did you mean 'lora'?"
+
+
+@pytest.mark.parametrize("name", [n for n, e in known_methods().items() if e.distribution == "peprof"])
+def test_each_method_says_what_it_is(name: str) -> None:
+    facts = known_methods()[name].facts
+    assert facts.family in FAMILY_ORDER
+    assert 0 < len(facts.trains) <= 60
+    assert all(option.meaning for option in known_methods()[name].options)
+    assert all(reason for reason in facts.unsupported.values())
