@@ -176,6 +176,36 @@ class Timeline:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RanOut:
+    """Where a step ran out of memory, and whose the memory was then.
+
+    Args:
+        operator: that asked for more; ``None`` where it wasn't one of torch's.
+        module: in which it ran; ``None`` outside of all.
+        requested_bytes: what it asked for; ``None`` where the error doesn't say.
+        live: what was live at that moment, before anything was freed because of the error.
+    """
+
+    operator: str | None
+    module: str | None
+    requested_bytes: int | None
+    live: Moment
+
+    @property
+    def phase(self) -> str:
+        """The phase of the step."""
+        return self.live.phase
+
+    def __str__(self) -> str:
+        asked = "" if self.requested_bytes is None else f", asking for {self.requested_bytes:,} bytes"
+        where = "outside of torch's operators" if self.operator is None else f"in {self.operator}"
+        module = f" of {self.module}" if self.module else ""
+        return (
+            f"ran out of memory in {self.phase}, {where}{module}{asked}; {self.live.total_bytes:,} bytes live"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepProfile:
     """The memory of one training step, every byte with an owner.
 
@@ -188,6 +218,7 @@ class StepProfile:
         phases_from: who said where phases begin: the step's marks, or autograd and the optimizers.
         activations: what is kept for backward.
         timeline: the whole step.
+        ran_out: where the step ran out of memory; it was then not finished. ``None`` where it was.
     """
 
     device: str
@@ -198,6 +229,7 @@ class StepProfile:
     phases_from: Literal["marks", "autograd"]
     activations: ActivationBreakdown
     timeline: Timeline
+    ran_out: RanOut | None = None
 
     @property
     def peak_bytes(self) -> int:

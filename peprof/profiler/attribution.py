@@ -16,11 +16,13 @@ from peprof.breakdown.values import (
     ModuleBytes,
     Moment,
     PhaseMemory,
+    RanOut,
     SavedStorage,
     StepProfile,
     Timeline,
     sum_by,
 )
+from peprof.profiler.book import Birth
 from peprof.profiler.events import PhaseIndex, Span, highest, spans_of
 from peprof.profiler.ledger import Ledger
 from peprof.profiler.locations import Marks
@@ -110,7 +112,10 @@ class Attribution:
         return Facts(category=category, module=module, name=module, operator=operator)
 
     def _birth_module(self, number: int) -> str | None:
-        place, node = self._notes[number].place, self._notes[number].node
+        return self._module_of(self._notes[number])
+
+    def _module_of(self, birth: Birth) -> str | None:
+        place, node = birth.place, birth.node
         if isinstance(place, str):
             return place.rpartition(".")[0] if place else None
         return self._module_name(place.module_of(node) if isinstance(place, Marks) else place)
@@ -188,6 +193,19 @@ class Attribution:
             phases_from="marks" if marked else "autograd",
             activations=self.activations(),
             timeline=self.timeline(timeline_points),
+            ran_out=self.ran_out(),
+        )
+
+    def ran_out(self) -> RanOut | None:
+        """Where the step ran out of memory; ``None`` where it didn't."""
+        note = self._ledger.ran_out
+        if note is None:
+            return None
+        return RanOut(
+            operator=operator_name(note.birth.operator) if note.birth.operator is not None else None,
+            module=self._module_of(note.birth),
+            requested_bytes=note.requested_bytes,
+            live=self.moment(note.event, note.phase),
         )
 
     def activations(self) -> ActivationBreakdown:

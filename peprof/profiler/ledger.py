@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -23,8 +24,9 @@ from torch.optim.optimizer import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
+from peprof.devices import as_out_of_memory
 from peprof.profiler.belongings import Belongings, device_of
-from peprof.profiler.book import Book, RawBirth
+from peprof.profiler.book import Birth, Book, RawBirth
 from peprof.profiler.locations import (
     LEAF_NUMBER,
     Locations,
@@ -41,6 +43,23 @@ from peprof.profiler.storages import parts_of, storages_of
 
 Tensor = torch.Tensor
 _ALIAS, _CAST, _NORM = int(Effect.ALIAS), int(Effect.CAST), int(Effect.NORM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfMemoryNote:
+    """Where a step ran out of memory.
+
+    Args:
+        event: births and deaths until then.
+        phase: of the step.
+        birth: what would have been known of the storage that couldn't be made.
+        requested_bytes: what was asked for; ``None`` where the error doesn't say.
+    """
+
+    event: int
+    phase: str
+    birth: Birth
+    requested_bytes: int | None
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -73,6 +92,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operator_of_recomputed: dict[int, torch._ops.OpOverload] = {}
         self.regions: dict[int, tuple[list[nn.Module], list[int]]] = {}
         self.kept_on_context: dict[int, str] = {}
+        self.ran_out: OutOfMemoryNote | None = None
         self._belongings = Belongings(self.book, model, optimizers, inputs)
         self._alive = self.book.alive
         self._contexts_read: set[int] = set()
@@ -95,32 +115,36 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        effect = self._effects.get(id(func))
-        if effect is None:
-            effect = self._effects[id(func)] = effect_of(func)
-            self._operators.append(func)  # which keeps its id from being given again
-        if not effect:
-            return func(*args, **kwargs) if kwargs else func(*args)
-        if current_task() < 0:
-            if self.phases.in_backward:
-                self.phases.leave_backward()
-            self.operator_of_node.setdefault(sequence_number(), func)
-        else:
-            if not self.phases.in_backward:
-                self.phases.enter_backward()
-                self.locations.begin_backward()
-            if self.locations.recomputing:
-                self.operator_of_recomputed.setdefault(sequence_number(), func)
-        if effect >= _NORM:
-            return self._special(effect, func, args, kwargs or {})
-        out = func(*args, **kwargs) if kwargs else func(*args)
-        if out.__class__ is Tensor:
-            self._see(out, func, effect)
-            if effect == _CAST:
-                self._belongings.label_copy(out, args[0])
-        else:
-            self._see_all(out, func, effect)
-        return out
+        try:  # which costs nothing as long as nothing is raised
+            effect = self._effects.get(id(func))
+            if effect is None:
+                effect = self._effects[id(func)] = effect_of(func)
+                self._operators.append(func)  # which keeps its id from being given again
+            if not effect:
+                return func(*args, **kwargs) if kwargs else func(*args)
+            if current_task() < 0:
+                if self.phases.in_backward:
+                    self.phases.leave_backward()
+                self.operator_of_node.setdefault(sequence_number(), func)
+            else:
+                if not self.phases.in_backward:
+                    self.phases.enter_backward()
+                    self.locations.begin_backward()
+                if self.locations.recomputing:
+                    self.operator_of_recomputed.setdefault(sequence_number(), func)
+            if effect >= _NORM:
+                return self._special(effect, func, args, kwargs or {})
+            out = func(*args, **kwargs) if kwargs else func(*args)
+            if out.__class__ is Tensor:
+                self._see(out, func, effect)
+                if effect == _CAST:
+                    self._belongings.label_copy(out, args[0])
+            else:
+                self._see_all(out, func, effect)
+            return out
+        except (RuntimeError, MemoryError) as error:
+            self._note_error(error, func)
+            raise
 
     def _see(self, tensor: torch.Tensor, func: torch._ops.OpOverload, effect: Effect) -> None:
         """Notes the birth of a plain tensor's storage, if it is one."""
@@ -179,6 +203,19 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if self.book.log.sizes[self.book.number_of(storage)] != storage.nbytes():
                         self.book.resize(storage, self._birth(func))
         return out
+
+    def _note_error(self, error: BaseException, func: torch._ops.OpOverload | None) -> None:
+        """What there is to say where memory ran out: now, since what lives is freed on the error's way up."""
+        found = as_out_of_memory(error)
+        if found is not None:
+            # Of the error itself nothing is kept: it holds all that the step was working on.
+            birth = (None, None, -1, None) if func is None else self._birth(func)
+            self.ran_out = OutOfMemoryNote(
+                event=len(self.book.log.events),
+                phase=self.phases.now,
+                birth=Birth(*birth),
+                requested_bytes=found.requested_bytes,
+            )
 
     def _is_gradient(self, tensors: Any) -> bool:
         for tensor in tensors_shown_by(tensors)[:1]:
@@ -256,6 +293,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None or as_out_of_memory(error) is None:
+            self.ran_out = None  # if it did, somebody caught that
+        elif self.ran_out is None:
+            self._note_error(error, None)
         self._hooks.close()
         self._belongings.label()
         self.book.close()

@@ -27,6 +27,11 @@ class Phases:
         """Whether neither forward, nor backward, nor an optimizer, nor clipping is known to run."""
         return not self.in_backward and self._phase == OUTSIDE_PHASE
 
+    @property
+    def now(self) -> str:
+        """The phase that runs: as marked, or where nothing was marked yet, as found."""
+        return self.marked_edges[-1][1] if self.marked_edges else self._phase
+
     def mark(self, phase: str | None) -> None:
         """The step says: ``phase`` begins; ``None``: the step ends. Overrules what is found."""
         self.marked_edges.append((len(self._events), phase or OUTSIDE_PHASE))

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from peprof.breakdown.values import StepProfile
 from peprof.devices import Mark, no_mark
 from peprof.profiler.attribution import Attribution, Owner
-from peprof.profiler.errors import ProfileError
+from peprof.profiler.errors import ProfileError, StepOutOfMemoryError
 from peprof.profiler.latency import garbage_collection_off
 from peprof.profiler.ledger import Ledger
 from peprof.profiler.scalars import ScalarAnswers
@@ -68,6 +68,9 @@ def profile_step(
     Raises:
         ProfileError: (a ``ValueError``) the model lies on several devices, a tensor's bytes can't be found,
             or neither ``step`` nor ``optimizers`` is given.
+        StepOutOfMemoryError: (a ``torch.OutOfMemoryError``) the step that is looked at ran out of memory; its
+            ``profile.ran_out`` says in which phase, module and operator, and whose the memory was then. Other
+            errors of a step, and those of the steps before, come as they are.
     """
     known = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers or ())
     if warmup_steps < 0:
@@ -88,8 +91,14 @@ def profile_step(
     with answers:
         for _ in range(warmup_steps):
             run(batch, no_mark)
-    with garbage_collection_off(), ledger:
-        run(batch, ledger.mark)
+    try:
+        with garbage_collection_off(), ledger:
+            run(batch, ledger.mark)
+    except (RuntimeError, MemoryError) as error:
+        if ledger.ran_out is None:
+            raise
+        found = Attribution(ledger, owner=owner).profile()
+        raise StepOutOfMemoryError(f"{found.ran_out}: {error}", profile=found) from error
     return Attribution(ledger, owner=owner).profile()
 
 

@@ -28,8 +28,8 @@ DISTINCT_BATCHES = 16
 """Batches made beforehand and used in turn: enough that no step sees the same rows as its neighbours."""
 
 RETRIES_WARNING = (
-    "memory was so short that in one step the pool had to be emptied {} time(s) to find room: with more of it "
-    "steps would be faster, and the peak of reserved bytes is what there was, not what was wanted"
+    "memory was so short that in one step the pool had to be emptied {} time(s) to find room: with more of "
+    "it steps would be faster, and the peak of reserved bytes is what there was, not what was wanted"
 )
 
 
@@ -104,11 +104,7 @@ def run_short_phase(
         DivergedError: the loss of a step isn't finite; they are looked at outside what is timed.
     """
     asked = spec.short
-    count = min(asked.warmup_steps + asked.steps, DISTINCT_BATCHES)
-    batches = [
-        batch.to(device.torch_device)
-        for batch in train.fixed_shape(spec.train.batch_size, count, seed=spec.seed)
-    ]
+    batches = fixed_batches(spec, train, device)
     real_tokens = [batch.real_tokens for batch in batches]
     watched = _WatchedStep(step)
     begin = time.perf_counter()
@@ -155,6 +151,15 @@ def run_short_phase(
         found.warn(f"whose the memory is can't be said: {error}")
         return
     found.keep_short(result.model_copy(update={"breakdown": _breakdown(profile, memory)}), profile)
+
+
+def fixed_batches(spec: RunSpec, train: EncodedSplit, device: Device) -> list[Batch]:
+    """The batches of the timing pass, on the device; each is padded to ``max_length``."""
+    count = min(spec.short.warmup_steps + spec.short.steps, DISTINCT_BATCHES)
+    return [
+        batch.to(device.torch_device)
+        for batch in train.fixed_shape(spec.train.batch_size, count, seed=spec.seed)
+    ]
 
 
 def _timed(spec: RunSpec, real_tokens: list[int], latency: Latency) -> ShortResult:

@@ -6,7 +6,7 @@ import gc
 import random
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from peprof.breakdown.values import StepProfile
 from peprof.devices import Device, as_out_of_memory, open_device
 from peprof.errors import PeprofError, SuiteError
 from peprof.events import Progress
+from peprof.profiler.errors import StepOutOfMemoryError
 from peprof.results.record import (
     Failure,
     FullResult,
@@ -32,6 +33,7 @@ from peprof.results.record import (
 from peprof.running.environment import describe_environment
 from peprof.running.full_phase import run_full_phase
 from peprof.running.methods import apply_method, enable_checkpointing, make_method
+from peprof.running.replay import out_of_memory, run_out_again
 from peprof.running.short_phase import run_short_phase
 from peprof.running.tasks import RunResult, Say
 from peprof.suite.planning import RunSpec
@@ -61,6 +63,7 @@ class _Findings:
     history: TrainingHistory | None = None
     memory: StepProfile | None = None
     phase: str = "setup"
+    run_out_again: Callable[[], StepProfile | None] | None = None
 
     def keep_history(self, history: TrainingHistory) -> None:
         """Keeps a training step by step."""
@@ -102,6 +105,11 @@ def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say)
         _run(spec, device_name, source, found, heard, begin)
     except Exception as error:  # noqa: BLE001 -- the border of the process: any failure becomes a row
         status, failure = _explain(error, found.phase)
+        if isinstance(error, StepOutOfMemoryError):
+            found.memory = error.profile
+    # Here the error is gone, and with it the tensors that its traceback held.
+    if failure is not None and status == "oom":
+        failure = _with_memory(failure, found)
     record = RunRecord(
         run_id=spec.run_id,
         spec=spec,
@@ -131,7 +139,9 @@ def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Sa
     found.parts["setup_time_s"] = time.perf_counter() - begin
 
     if "short" in spec.phases:
+        found.run_out_again = partial(run_out_again, spec, built.step, built.train, built.owners, device)
         run_short_phase(spec, built.step, built.train, built.owners, device, say, found)
+        found.run_out_again = None
         if "full" in spec.phases:
             # The short phase has trained: start again from the same seed. The old model must go first.
             say(Progress(phase="setup"))
@@ -239,8 +249,21 @@ def _one_line(text: str) -> str:
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
+def _with_memory(failure: Failure, found: _Findings) -> Failure:
+    """A failure for want of memory, and whose the memory was, where that can be found."""
+    if (found.memory is None or found.memory.ran_out is None) and found.run_out_again is not None:
+        try:
+            found.memory = found.run_out_again() or found.memory
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the first error is the one that counts
+            found.warn(f"whose the memory was can't be said: {_one_line(str(error))[:MESSAGE_CHARACTERS]}")
+    memory = out_of_memory(found.memory) if found.memory is not None else None
+    return failure.model_copy(update={"memory": memory})
+
+
 def _explain(error: Exception, phase: str) -> tuple[Status, Failure]:
     """An exception -> a status and what to say of it."""
+    if isinstance(error, StepOutOfMemoryError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     memory = as_out_of_memory(error)
     status: Status = "failed"
     message = str(error)
