@@ -15,24 +15,15 @@ from rich.text import Text
 
 from peprof.reports import notes
 from peprof.reports.columns import Cell, Column, columns_named, default_columns
+from peprof.reports.terminal import INDENT, PLAIN, is_plain, rule_of, say
 from peprof.results.comparison import Leaderboard
 
 _GAP = 2  # one from the table's padding, one from its (blank) lines between columns
-_INDENT = 1
 _WIDTH_OF_A_FILE = 140
 _LONGEST_NAME = 28  # a longer name of a method is folded, where the table would be too wide
-# Only a line below the header.
-_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-_PLAIN_RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-
 _TONES = {"plain": "", "missing": "dim", "bad": "red", "doubtful": "yellow"}
 _BEST = "bold green"
 _MARK = "cyan"
-
-# For terminals and files whose encoding lacks them.
-_PLAIN = str.maketrans(
-    {"–": "-", "±": "+-", "◆": "*", "≈": "~", "×": "x", "·": "|", "→": "->", "µ": "u", "─": "-"}
-)
 
 
 def results_console() -> Console:
@@ -72,17 +63,17 @@ def print_leaderboards(
 def _print_board(
     console: Console, board: Leaderboard, chosen: Sequence[Column] | None, number: int, count: int
 ) -> None:
-    room = console.width - _INDENT
-    _say(console, notes.heading(board, number, count), "bold")
+    room = console.width - INDENT
+    say(console, notes.heading(board, number, count), "bold")
     for line in _packed(notes.main_conditions(board), room):
-        _say(console, line, "dim")
+        say(console, line, "dim")
     for alert in notes.alerts(board):
-        _say(console, alert, "bold yellow")
+        say(console, alert, "bold yellow")
     reason = notes.reason(board)
     if reason:
-        _say(console, reason, "yellow")
+        say(console, reason, "yellow")
     columns = default_columns() if chosen is None else chosen
-    filled = [_fill(column, board, plain=_is_plain(console)) for column in columns]
+    filled = [_fill(column, board, plain=is_plain(console)) for column in columns]
     left_out: list[_Filled] = []
     if chosen is None:
         shown, left_out = _most_important(filled, room)
@@ -91,26 +82,15 @@ def _print_board(
         blocks = _blocks(filled, room)
     for block in blocks:
         console.print()
-        rule = _PLAIN_RULE if _is_plain(console) else _RULE
-        console.print(Padding(_table(block, room, rule), (0, 0, 0, _INDENT), expand=False))
+        console.print(Padding(_table(block, room, rule_of(console)), (0, 0, 0, INDENT), expand=False))
     console.print()
     for note in notes.footnotes(board, shown=[column.key for column in columns]):
-        _say(console, note, "dim")
+        say(console, note, "dim")
     if left_out:
         names = ", ".join(one.column.key for one in left_out)
-        _say(console, f"Too narrow for: {names}. Widen the terminal, or choose with --columns.", "dim")
+        say(console, f"Too narrow for: {names}. Widen the terminal, or choose with --columns.", "dim")
     for failure in notes.failures(board):
-        _say(console, failure, "red")
-
-
-def _is_plain(console: Console) -> bool:
-    return console.options.ascii_only
-
-
-def _say(console: Console, text: str, style: str) -> None:
-    if _is_plain(console):
-        text = text.translate(_PLAIN)
-    console.print(Padding(Text(text, style=style), (0, 0, 0, _INDENT), expand=False))
+        say(console, failure, "red")
 
 
 def _packed(parts: Sequence[str], room: int) -> list[str]:
@@ -147,7 +127,7 @@ class _Filled:
 def _fill(column: Column, board: Leaderboard, *, plain: bool) -> _Filled:
     cells = [column.cell(row, board) for row in board.rows]
     if plain:
-        cells = [replace(cell, parts=tuple(part.translate(_PLAIN) for part in cell.parts)) for cell in cells]
+        cells = [replace(cell, parts=tuple(part.translate(PLAIN) for part in cell.parts)) for cell in cells]
     count = max((len(cell.parts) for cell in cells), default=0)
     part_widths = tuple(
         max((cell_len(cell.parts[place]) for cell in cells if place < len(cell.parts)), default=0)

@@ -127,12 +127,8 @@ class ResultStore:
             StoreError: the record is damaged, was written by a newer peprof, or can't be opened.
         """
         path = self.run_directory(run_id) / RECORD_FILE
-        record = _read(path, RunRecord)
-        if record is None:
-            return None
-        if record.format_version > FORMAT_VERSION:
-            raise _newer(path, record.format_version)
-        if record.run_id != run_id:
+        record = read_record(path)
+        if record is not None and record.run_id != run_id:
             raise StoreError(
                 f"{path}: holds the record of another run, '{record.run_id}'",
                 hint="The directory was copied or renamed: give it its run_id as name, or move it elsewhere.",
@@ -162,7 +158,7 @@ class ResultStore:
         Raises:
             StoreError: the file is damaged or can't be opened.
         """
-        return _read(self.run_directory(run_id) / MEMORY_FILE, StepProfile)
+        return read_memory(self.run_directory(run_id) / MEMORY_FILE)
 
     def scan(self) -> StoreContents:
         """Reads all records; one that can't be read costs none of the others.
@@ -273,6 +269,27 @@ def load_records(*directories: Path) -> StoreContents:
         records=tuple(record for part in contents for record in part.records),
         problems=tuple(problem for part in contents for problem in part.problems),
     )
+
+
+def read_record(path: Path) -> RunRecord | None:
+    """The record in a file, wherever that lies; ``None`` when there is no such file.
+
+    Raises:
+        StoreError: it is damaged, was written by a newer peprof, or can't be opened.
+    """
+    record = _read(path, RunRecord)
+    if record is not None and record.format_version > FORMAT_VERSION:
+        raise _newer(path, record.format_version)
+    return record
+
+
+def read_memory(path: Path) -> StepProfile | None:
+    """The profile of a step in a file, wherever that lies; ``None`` when there is no such file.
+
+    Raises:
+        StoreError: it is damaged or can't be opened.
+    """
+    return _read(path, StepProfile)
 
 
 def _read(path: Path, kind: type[_KindT]) -> _KindT | None:

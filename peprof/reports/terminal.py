@@ -1,0 +1,40 @@
+"""What all reports for a terminal share: the line below heads, and plain letters where others are unknown."""
+
+from __future__ import annotations
+
+from rich.box import Box
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+INDENT = 1
+
+# Only a line below the header.
+_RULE = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+_PLAIN_RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
+#: For terminals and files whose encoding lacks them.
+PLAIN = str.maketrans(
+    {"–": "-", "±": "+-", "◆": "*", "≈": "~", "×": "x", "·": "|", "→": "->", "µ": "u", "─": "-"}
+    | {"├": "|", "└": "`", "│": "|"}
+)
+
+
+def is_plain(console: Console) -> bool:
+    """Whether a console knows ASCII alone."""
+    return console.options.ascii_only
+
+
+def rule_of(console: Console) -> Box:
+    """The box of a table: a line below its heads, nothing else."""
+    return _PLAIN_RULE if is_plain(console) else _RULE
+
+
+def said(console: Console, text: str) -> str:
+    """The text in letters that the console knows."""
+    return text.translate(PLAIN) if is_plain(console) else text
+
+
+def say(console: Console, text: str, style: str) -> None:
+    """Prints a paragraph."""
+    console.print(Padding(Text(said(console, text), style=style), (0, 0, 0, INDENT), expand=False))
