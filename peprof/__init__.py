@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from peprof.results.store import ResultStore as ResultStore
     from peprof.running.runner import run_suite as run_suite
     from peprof.suite.loading import load_suite as load_suite
+    from peprof.training.adapters import load_adapter as load_adapter
+    from peprof.training.adapters import save_adapter as save_adapter
 
 _HOMES = {
     "open_device": "peprof.devices",
@@ -31,6 +33,8 @@ _HOMES = {
     "ResultStore": "peprof.results.store",
     "run_suite": "peprof.running.runner",
     "load_suite": "peprof.suite.loading",
+    "load_adapter": "peprof.training.adapters",
+    "save_adapter": "peprof.training.adapters",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

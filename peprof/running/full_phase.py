@@ -8,7 +8,7 @@ from typing import Any
 
 from peprof.devices import Device
 from peprof.results.record import FullResult, TrainingHistory
-from peprof.running.checkpoint import checkpoint_bytes
+from peprof.training.trained_state import checkpoint_bytes
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import EncodedSplit

@@ -25,7 +25,7 @@ from peprof.events import Progress
 from peprof.profiler.profile import profile_step
 from peprof.results.record import Failure, ShortResult
 from peprof.running import worker
-from peprof.running.checkpoint import checkpoint_bytes, safetensors_bytes
+from peprof.training.trained_state import checkpoint_bytes, safetensors_bytes
 from peprof.running.methods import enable_checkpointing
 from peprof.running.short_phase import run_short_phase
 from peprof.suite.planning import RunSpec, plan
