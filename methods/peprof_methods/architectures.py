@@ -261,3 +261,19 @@ def architecture_of(model: nn.Module) -> Architecture:
     raise UnsupportedModelError(
         f"{type(model).__name__} is not supported; the methods know {', '.join(ARCHITECTURES)}"
     )
+
+
+def refuse_unsupported(model: nn.Module, unsupported: Mapping[str, str]) -> None:
+    """Refuse a model that a method says it can't do.
+
+    Args:
+        model: of a known architecture.
+        unsupported: family of architectures, or name of a class -> the reason.
+
+    Raises:
+        UnsupportedModelError: with that reason; or for an unknown architecture.
+    """
+    family = architecture_of(model).family
+    for name in (*(kind.__name__ for kind in type(model).__mro__), family):
+        if name in unsupported:
+            raise UnsupportedModelError(f"{type(model).__name__}: {unsupported[name]}")

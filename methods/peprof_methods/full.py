@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -11,11 +13,16 @@ from torch import nn
 class Full:
     """Full fine-tuning: every parameter of backbone and head is trained. It has no options."""
 
+    family: ClassVar[str] = "whole model"
+    paper: ClassVar[str] = ""
+    trains: ClassVar[str] = "every parameter"
+    unsupported: ClassVar[Mapping[str, str]] = {}
+
     def apply(self, model: nn.Module) -> nn.Module:
         """Make every parameter trainable.
 
         Args:
-            model: a sequence classifier; changed in place.
+            model: of any architecture; changed in place.
 
         Returns:
             The same model.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -63,14 +65,20 @@ class IA3:
     """(IA)3 (Liu et al. 2022, arXiv:2205.05638): trained vectors scale keys, values and the feed-forward.
 
     Scaled are the outputs of the key and value projections and the **input** of the feed-forward's down
-    projection, each by a vector of ones at first. The head is trained too. It has no options.
+    projection, each by a vector of ones at first; in a decoder, those of its attention to the encoder
+    too. The head is trained too. It has no options.
     """
+
+    family: ClassVar[str] = "scaling"
+    paper: ClassVar[str] = "Liu et al. 2022, arXiv:2205.05638"
+    trains: ClassVar[str] = "scales of keys, values and feed-forward inputs"
+    unsupported: ClassVar[Mapping[str, str]] = {}
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Freeze the backbone and put the scales in.
 
         Args:
-            model: a sequence classifier; changed in place.
+            model: of a known architecture; changed in place.
 
         Returns:
             The same model.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -14,9 +16,18 @@ from peprof_methods.roles import freeze_backbone, layers
 class LastLayers:
     """The last ``count`` layers and the head are trained; embeddings and earlier layers are frozen.
 
+    Layers are counted from the model's output: of an encoder and a decoder, the decoder's come first. A
+    normalisation after the last layer, as T5 and Llama have it, stays frozen, as does a language model's
+    output layer.
+
     Args:
-        count: how many layers of the encoder, counted from its end.
+        count: how many layers, counted from the end.
     """
+
+    family: ClassVar[str] = "parts of the model"
+    paper: ClassVar[str] = ""
+    trains: ClassVar[str] = "the last layers and the head"
+    unsupported: ClassVar[Mapping[str, str]] = {}
 
     count: int = 1
 
@@ -27,7 +38,7 @@ class LastLayers:
         """Freeze all but the last layers and the head.
 
         Args:
-            model: a sequence classifier; changed in place.
+            model: of a known architecture; changed in place.
 
         Returns:
             The same model.

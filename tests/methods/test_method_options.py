@@ -23,6 +23,7 @@ from peprof_methods.roles import head_parameters, layers, modules_by_role
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
+from peprof.suite.catalogue import known_methods
 from tests.methods.method_geometries import ARCHITECTURES, names_of, tiny
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
@@ -174,16 +175,13 @@ def test_options_can_be_read_without_importing(target: str) -> None:
     assert specification is not None and specification.origin is not None
     tree = ast.parse(Path(specification.origin).read_text())
     (definition,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == entry.attr]
-    fields = [n for n in definition.body if isinstance(n, ast.AnnAssign)]
+    annotated = [n for n in definition.body if isinstance(n, ast.AnnAssign)]
+    fields = [n for n in annotated if not ast.unparse(n.annotation).startswith("ClassVar[")]
     read = {ast.unparse(f.target): ast.literal_eval(f.value) for f in fields if f.value is not None}
     assert read == vars(method())
-    assert {ast.unparse(f.annotation) for f in fields} <= {
-        "int",
-        "float",
-        "int | None",
-        "float | None",
-        "tuple[LinearRole, ...]",
-    }
+    (read_statically,) = [e for e in known_methods().values() if e.value == target]
+    assert read_statically.complete
+    assert [option.name for option in read_statically.options if option.type is Any] == []
     documented = ast.get_docstring(definition) or ""
     assert all(f"\n    {name}: " in documented for name in read)
     with pytest.raises(AttributeError):
