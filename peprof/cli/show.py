@@ -97,6 +97,11 @@ def show(
 
         check_plot_file(plot)
     found = find_run(run, directories or (Path("results"),))
+    if plot is not None:  # first, as the reader of a pipe may go before the end
+        from peprof.reports.memory_plot import draw_memory
+
+        draw_memory(found, plot)
+        click.echo(f"Drawn: {plot}", err=True)
     if output_format == "json":
         from peprof.reports.memory_export import memory_as_json
 
@@ -115,11 +120,6 @@ def show(
 
         divisions = divisions or ("category", "module")
         print_memory(results_console(), found, by=divisions, phase=phase, depth=depth, top=top)
-    if plot is not None:
-        from peprof.reports.memory_plot import draw_memory
-
-        draw_memory(found, plot)
-        click.echo(f"Drawn: {plot}", err=True)
 
 
 def _saved_divisions(divisions: tuple[Division, ...]) -> tuple[SavedDivision, ...]:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from rich.console import Console
 
-from peprof.breakdown.sizes import human_bytes
 from peprof.breakdown.tree import Branch, branches
 from peprof.breakdown.values import Moment, StepProfile
 from peprof.errors import UsageError
@@ -16,6 +15,7 @@ from peprof.reports.bytes_table import Line, print_lines
 from peprof.reports.memory_categories import UNATTRIBUTED
 from peprof.reports.terminal import say
 from peprof.results.finding import FoundRun
+from peprof.results.record import OutOfMemory
 
 Division = Literal["category", "module", "operator", "owner"]
 
@@ -24,7 +24,7 @@ DEFAULT_TOP = 12
 
 
 def moment_to_show(run: FoundRun, phase: str | None, by: Sequence[Division]) -> Moment:
-    """The peak of the step, or of one phase.
+    """The peak of the step, or of one phase; where memory ran out, that moment instead of the step's peak.
 
     Args:
         run: with a profile.
@@ -40,7 +40,7 @@ def moment_to_show(run: FoundRun, phase: str | None, by: Sequence[Division]) -> 
         raise UsageError(
             f"the step of '{run.name}' has no phase '{phase}'", hint=f"Its phases are {', '.join(known)}."
         )
-    moment = profile.peak if phase is None else profile.phase(phase).peak
+    moment = words.highest_moment(profile) if phase is None else profile.phase(phase).peak
     if "owner" in by and not moment.owners:
         raise UsageError(
             f"the owners of the memory of '{run.name}' aren't known",
@@ -94,14 +94,19 @@ def print_memory(
     Raises:
         UsageError: there is no profile, no such phase, or no owners are known.
     """
-    if run.memory is None and phase is None and _ran_out(run):
-        _print_what_a_record_says(console, run)
+    failure = run.record.failure if run.record else None
+    if run.memory is None and phase is None and failure is not None and failure.memory is not None:
+        print_heading(console, run)
+        _print_what_a_record_says(console, failure.memory)
         return
     profile, moment = require_memory(run), moment_to_show(run, phase, by)
-    ran_out = _ran_out(run)
+    ran_out = profile.ran_out if phase is None else None
     print_heading(console, run)
-    of_phase = phase is not None
-    say(console, words.peak_words(moment, out_of_memory=ran_out and not of_phase, of_phase=of_phase), "bold")
+    if ran_out is None:
+        say(console, words.peak_words(moment, of_phase=phase is not None), "bold")
+    else:
+        where = (ran_out.phase, ran_out.operator, ran_out.module)
+        say(console, words.ran_out_words(moment.total_bytes, *where), "bold")
     if run.record is not None:
         for sentence in words.counter_words(run.record):
             say(console, sentence, "")
@@ -109,9 +114,9 @@ def print_memory(
     if unattributed:
         say(console, words.residual_words(moment, unattributed), "yellow")
     _print_phases(console, profile, moment.phase)
-    at = "When memory ran out" if ran_out and not of_phase else "At the peak"
-    if of_phase:
-        at += f" of {phase}"
+    at = "At the peak" if phase is None else f"At the peak of {phase}"
+    if ran_out is not None:
+        at = "When memory ran out"
     for division in by:
         lines = list(_lines_of(moment, division, depth=depth, top=top))
         heads = ("total", "own") if division == "module" else ("size",)
@@ -129,23 +134,10 @@ def print_heading(console: Console, run: FoundRun) -> None:
         say(console, ending, "red")
 
 
-def _ran_out(run: FoundRun) -> bool:
-    """Whether it is known what was alive when memory ran out; the profile, if any, is of that step."""
-    failure = run.record.failure if run.record else None
-    return failure is not None and failure.memory is not None
-
-
-def _print_what_a_record_says(console: Console, run: FoundRun) -> None:
+def _print_what_a_record_says(console: Console, memory: OutOfMemory) -> None:
     """Of a run that ran out of memory and has no profile, what was alive then."""
-    assert run.record and run.record.failure and run.record.failure.memory  # _ran_out
-    print_heading(console, run)
-    memory = run.record.failure.memory
-    where = f", in {memory.operator} {words.place_words(memory.module)}" if memory.operator else ""
-    say(
-        console,
-        f"{human_bytes(memory.live_bytes)} were alive when memory ran out in {memory.phase}{where}",
-        "bold",
-    )
+    where = (memory.phase, memory.operator, memory.module)
+    say(console, words.ran_out_words(memory.live_bytes, *where), "bold")
     lines = list(_flat(memory.categories, top=None, colored=True))
     print_lines(console, "When memory ran out, by category", ("category", "size"), lines, memory.live_bytes)
 
@@ -183,11 +175,9 @@ def _lines_of(moment: Moment, division: Division, *, depth: int, top: int | None
 
 
 def _guided(branch: Branch) -> str:
-    if not branch.guides:
+    if branch.level <= 1:
         return branch.label
-    *above, last = branch.guides[1:] if branch.level > 1 else (True,)
-    if branch.level == 1:
-        return branch.label
+    *above, last = branch.guides[1:]
     return "".join("   " if done else "│  " for done in above) + ("└─ " if last else "├─ ") + branch.label
 
 

@@ -26,6 +26,7 @@ _COLORS = {
     "temporaries.optimizer": "#f0e442",
     "temporaries": "#f7e1a0",
     "workspace": "#7b4b2a",
+    "held_before": "#b79f8c",
     "rounding": "#c7c7c7",
     UNATTRIBUTED: "#6e6e6e",
 }

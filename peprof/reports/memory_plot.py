@@ -95,13 +95,18 @@ class Headings:
 
 def headings(run: FoundRun, profile: StepProfile) -> Headings:
     """The titles of a run's pictures."""
-    peak = profile.peak
+    moment, ran_out = memory_words.highest_moment(profile), profile.ran_out
+    peak = f"The peak, {human_bytes(moment.total_bytes)} in {moment.phase}"
+    operator, module = moment.operator, moment.module
+    if ran_out is not None:
+        peak = f"When memory ran out in {ran_out.phase}, {human_bytes(moment.total_bytes)}"
+        operator, module = ran_out.operator, ran_out.module
     return Headings(
         title=memory_words.title(run),
         subtitle=" · ".join(memory_words.circumstances(run.record)) if run.record else "",
         timeline="Live bytes over one training step, by category",
-        peak=f"The peak, {human_bytes(peak.total_bytes)} in {peak.phase}, by module and category",
-        place=f"in {peak.operator} {memory_words.place_words(peak.module)}" if peak.operator else "",
+        peak=f"{peak}, by module and category",
+        place=f"in {operator} {memory_words.place_words(module)}" if operator else "",
     )
 
 

@@ -12,6 +12,7 @@ from peprof.breakdown.sizes import human_bytes, human_percent
 from peprof.breakdown.values import StepProfile
 from peprof.reports.memory_categories import color_of
 from peprof.reports.memory_plot import Headings, cells, layers, spans, unit_of
+from peprof.reports.memory_words import highest_moment
 
 _INK, _QUIET, _LINE, _MODULE = "#222222", "#666666", "#d9d9d9", "#e4e9ee"
 _HEIGHT_PX = 1000
@@ -47,7 +48,9 @@ def page(profile: StepProfile, headings: Headings) -> str:
         legend={"title": {"text": "Category, and its bytes at the peak"}, "traceorder": "reversed"},
     )
     figure.update_annotations(patch={"font": {"color": _INK}})
-    text = to_html(figure, include_plotlyjs=True, full_html=True, config={"displaylogo": False})
+    text = to_html(
+        figure, include_plotlyjs=True, full_html=True, div_id="memory", config={"displaylogo": False}
+    )
     name = f"<title>{escape(headings.title)}: memory of a training step</title>"
     return str(text).replace("<head>", f"<head>{name}", 1)
 
@@ -60,7 +63,7 @@ def _peak_title(headings: Headings) -> str:
 def _add_timeline(figure: go.Figure, profile: StepProfile) -> None:
     timeline = profile.timeline
     unit, unit_bytes = unit_of(profile.peak_bytes)
-    at_peak = profile.peak.categories
+    at_peak = highest_moment(profile).categories
     for name, counts in layers(timeline).items():
         figure.add_trace(
             go.Scatter(
@@ -109,8 +112,9 @@ def _add_timeline(figure: go.Figure, profile: StepProfile) -> None:
 
 
 def _add_icicle(figure: go.Figure, profile: StepProfile) -> None:
-    drawn = list(cells(profile.peak.modules))
-    whole = max(profile.peak_bytes, 1)
+    moment = highest_moment(profile)
+    drawn = list(cells(moment.modules))
+    whole = max(moment.total_bytes, 1)
     figure.add_trace(
         go.Icicle(
             ids=[cell.key for cell in drawn],

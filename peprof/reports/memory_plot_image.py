@@ -16,6 +16,7 @@ from peprof.breakdown.sizes import human_bytes
 from peprof.breakdown.values import StepProfile
 from peprof.reports.memory_categories import UNATTRIBUTED, color_of
 from peprof.reports.memory_plot import Cell, Headings, cells, layers, spans, unit_of
+from peprof.reports.memory_words import highest_moment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,7 +150,7 @@ def _mark_peak(axes: Axes, profile: StepProfile, unit_bytes: int) -> None:
 
 
 def _legend(axes: Axes, profile: StepProfile, names: list[str]) -> None:
-    at_peak = profile.peak.categories
+    at_peak = highest_moment(profile).categories
     entries = [
         Patch(
             facecolor=color_of(name),
@@ -177,9 +178,11 @@ def _legend(axes: Axes, profile: StepProfile, names: list[str]) -> None:
 
 
 def _draw_icicle(axes: Axes, profile: StepProfile, heading: str, where: str) -> None:
-    drawn = list(cells(profile.peak.modules, depth=_DEPTH))
+    moment = highest_moment(profile)
+    drawn = list(cells(moment.modules, depth=_DEPTH))
+    whole = max(moment.total_bytes, 1)
     levels = 1 + max(cell.level for cell in drawn)
-    axes.set(xlim=(0, max(profile.peak_bytes, 1)), ylim=(levels, 0))
+    axes.set(xlim=(0, whole), ylim=(levels, 0))
     axes.set_axis_off()
     axes.set_title(heading, loc="left", size=11, weight="bold", color=_INK, pad=22)
     axes.text(0, 1.025, where, transform=axes.transAxes, size=9.5, color=_QUIET)
@@ -193,7 +196,7 @@ def _draw_icicle(axes: Axes, profile: StepProfile, heading: str, where: str) -> 
                 if cell.category
                 else _MODULE_SHADES[min(cell.level, _DEPTH)],
                 edgecolor="white",
-                linewidth=0.6 if cell.nbytes > 0.004 * profile.peak_bytes else 0,
+                linewidth=0.6 if cell.nbytes > 0.004 * whole else 0,
             )
         )
     for cell in drawn:

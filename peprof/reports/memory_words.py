@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peprof.breakdown.sizes import human_bytes, human_percent
-from peprof.breakdown.values import Moment
+from peprof.breakdown.values import Moment, StepProfile
 from peprof.reports.columns import failure_words
 from peprof.results.conditions import conditions
 from peprof.results.finding import FoundRun
@@ -51,22 +51,31 @@ def circumstances(record: RunRecord) -> list[str]:
     ]
 
 
-def peak_words(moment: Moment, *, out_of_memory: bool, of_phase: bool) -> str:
+def highest_moment(profile: StepProfile) -> Moment:
+    """The one to look at: the peak, or where memory ran out."""
+    return profile.peak if profile.ran_out is None else profile.ran_out.live
+
+
+def peak_words(moment: Moment, *, of_phase: bool) -> str:
     """Size, phase, operator and module of the highest moment.
 
     Args:
         moment: the highest one.
-        out_of_memory: memory ran out at it.
         of_phase: it is the peak of a phase that was asked for, not of the step.
     """
     size = f"{human_bytes(moment.total_bytes)} ({moment.total_bytes:,} B)"
-    if out_of_memory:
-        words = f"{size} were alive when memory ran out in {moment.phase}"
-    else:
-        words = f"Peak of {moment.phase}: {size}" if of_phase else f"Peak {size} in {moment.phase}"
-    if moment.operator is None:
-        return words
-    return f"{words}, in {moment.operator} {place_words(moment.module)}"
+    words = f"Peak of {moment.phase}: {size}" if of_phase else f"Peak {size} in {moment.phase}"
+    return words + _where(moment.operator, moment.module)
+
+
+def ran_out_words(live_bytes: int, phase: str, operator: str | None, module: str | None) -> str:
+    """Size, phase, operator and module of the moment when memory ran out."""
+    size = f"{human_bytes(live_bytes)} ({live_bytes:,} B)"
+    return f"{size} were alive when memory ran out in {phase}{_where(operator, module)}"
+
+
+def _where(operator: str | None, module: str | None) -> str:
+    return "" if operator is None else f", in {operator} {place_words(module)}"
 
 
 def place_words(module: str | None) -> str:
