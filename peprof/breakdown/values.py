@@ -176,6 +176,43 @@ class Timeline:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PoolMoment:
+    """Whose each byte of a pool of device memory is, at the highest moment of one of its counters.
+
+    Args:
+        total_bytes: as the pool itself has counted.
+        phase: of the step; ``None`` where it lies before the first operator that asked for memory.
+        operator: that asked for memory last; ``None`` as before.
+        categories: they add up to ``total_bytes``, largest first. Those of the ledger;
+            ``workspace:OPERATOR``, what an operator asked for and no storage holds; ``held_before``, in use
+            before the step by what isn't of the step; ``rounding`` of requests to blocks; and what is left.
+        residual_bytes: part of ``unattributed``: what the pool counts and its history doesn't explain, or if
+            negative the other way round. 0 if all is well.
+    """
+
+    total_bytes: int
+    phase: str | None
+    operator: str | None
+    categories: Mapping[str, int]
+    residual_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolMemory:
+    """The memory of one training step as a device's pool counts it, every byte with an owner.
+
+    Args:
+        requested: where most is asked for.
+        allocated: where most is in blocks that are in use; maybe at another moment.
+        unmatched_storages: storages that the ledger saw and the pool doesn't have, as on another device.
+    """
+
+    requested: PoolMoment
+    allocated: PoolMoment
+    unmatched_storages: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RanOut:
     """Where a step ran out of memory, and whose the memory was then.
 
@@ -219,6 +256,7 @@ class StepProfile:
         activations: what is kept for backward.
         timeline: the whole step.
         ran_out: where the step ran out of memory; it was then not finished. ``None`` where it was.
+        pool: the peaks as the device's pool counts them; ``None`` where there is no pool or no history of it.
     """
 
     device: str
@@ -230,6 +268,7 @@ class StepProfile:
     activations: ActivationBreakdown
     timeline: Timeline
     ran_out: RanOut | None = None
+    pool: PoolMemory | None = None
 
     @property
     def peak_bytes(self) -> int:

@@ -133,6 +133,10 @@ class Attribution:
         position = bisect_left(starts, self._births[number])
         return position < len(starts) and self._deaths.get(number, len(self._log.events)) >= starts[position]
 
+    def categories(self) -> list[str]:
+        """What each storage is, by its number."""
+        return [facts.category for facts in self._facts]
+
     # -- one moment ---------------------------------------------------------------------------------
 
     def moment(self, moment: int, phase: str) -> Moment:

@@ -84,7 +84,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
         self.device = device_of(model)
-        self.book = Book(gpu_only=self.device.type not in ("cpu", "meta"))
+        self.book = self._new_book()
         self.locations = Locations()
         self.phases = Phases(self.book.log.events)
         self.saved = SavedTensors(self.locations, self.book)
@@ -99,6 +99,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._effects: dict[int, Effect] = {}
         self._operators: list[torch._ops.OpOverload] = []
         self._hooks = ExitStack()
+
+    def _new_book(self) -> Book:
+        return Book(gpu_only=self._gpu_only())
+
+    def _gpu_only(self) -> bool:
+        return self.device.type not in ("cpu", "meta")
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
