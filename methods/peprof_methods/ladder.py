@@ -1,6 +1,7 @@
 """The modules of a ladder: a frozen backbone, and beside it a narrow network that reads its hidden states.
 
-Ladder Side-Tuning (Sung, Cho, Bansal 2022, arXiv:2206.06522).
+Ladder Side-Tuning (Sung, Cho, Bansal 2022, arXiv:2206.06522). What is common to all architectures, and the
+ladder of an encoder that classifies; see ``ladder_t5.py`` and ``ladder_causal.py`` for the others.
 """
 
 from __future__ import annotations
@@ -8,50 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-
-class Fusion(Protocol):
-    """How the side network's state and the backbone's states become the input of a side layer."""
-
-    def __call__(self, index: int, side: Tensor, states: Sequence[Tensor]) -> Tensor:
-        """The input of side layer ``index``.
-
-        Args:
-            index: of the side layer, from 0.
-            side: output of the side layer before, (batch, length, side_width).
-            states: every backbone layer's output, downsampled: (batch, length, side_width) each.
-
-        Returns:
-            (batch, length, side_width)
-        """
-        ...
+from peprof_methods.fusions import Fusion
 
 
-class StaticFusion(nn.Module):
-    """x_i = mu_i * s_(i-1) + (1 - mu_i) * down_i(h_i), where mu_i = sigmoid(alpha_i / temperature).
-
-    Every alpha_i is 0 at first, so that both streams weigh the same.
+@dataclass(frozen=True, kw_only=True)
+class Rungs:
+    """The parts of a ladder that every architecture has.
 
     Args:
-        side_layers: how many gates there are.
-        temperature: the smaller, the faster a gate moves with its alpha.
+        feeds: for each side layer the backbone layers whose outputs feed it, ascending; the mean of several.
+        side_layers: of the side width.
+        fusion: what each side layer gets.
+        width: of the backbone's hidden states.
+        side_width: of the side network's.
+        downsample_rank: rank of the downsampling of the layers' outputs; ``None`` for full.
+        embeddings_to_every_layer: add the downsampled embeddings to the input of each later side layer, too.
     """
 
-    def __init__(self, side_layers: int, temperature: float) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.zeros(side_layers))
-        self.temperature = temperature
-
-    def forward(self, index: int, side: Tensor, states: Sequence[Tensor]) -> Tensor:
-        """Mix the two streams; see ``Fusion`` for arguments and shapes."""
-        state = states[index]
-        mu = torch.sigmoid(self.alpha[index] / self.temperature)
-        return state + mu * (side - state)  # saves one tensor for backward; mu * s + (1 - mu) * d saves two
+    feeds: Sequence[tuple[int, ...]]
+    side_layers: Sequence[nn.Module]
+    fusion: Fusion
+    width: int
+    side_width: int
+    downsample_rank: int | None = None
+    embeddings_to_every_layer: bool = False
 
 
 @dataclass
@@ -60,59 +47,151 @@ class _Heard:
 
     Args:
         first: the embeddings, downsampled: (batch, length, side_width).
-        states: each layer's output, downsampled.
-        arguments: what each layer was given after its input by position: the attention mask.
-        options: what each layer was given by name.
+        states: for each side layer what feeds it, downsampled.
+        calls: for each side layer what the backbone layer that feeds it was called with, as ``keep`` left it.
     """
 
     first: Tensor | None = None
     states: list[Tensor] = field(default_factory=list)
-    arguments: tuple[Any, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
+    calls: list[Any] = field(default_factory=list)
 
 
 class Ladder(nn.Module):
+    """Takes the place of a stack of layers and of what embeds its input.
+
+    The backbone runs as it would alone, dropout included, but without gradient; the layers that feed a side
+    layer are listened to, the others aren't. Each side layer is given what the backbone's layer was given, so
+    the padding mask is the one that the backbone itself built for its attention implementation.
+
+    Of the backbone, only the embeddings and the outputs that feed a side layer are kept for backward, as
+    inputs of trained downsampling, and nothing else; without gradient (evaluation) not even these.
+
+    Args:
+        backbone: with its layers.
+        layers_path: of its list of layers, below ``backbone``.
+        rungs: what stands beside it.
+    """
+
+    def __init__(self, backbone: nn.Module, *, layers_path: str, rungs: Rungs) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layers_path = layers_path
+        self.feeds = tuple(rungs.feeds)
+        self.down_first = nn.Linear(rungs.width, rungs.side_width)
+        self.down = nn.ModuleList(
+            _downsampling(rungs.width, rungs.side_width, rungs.downsample_rank) for _ in rungs.side_layers
+        )
+        self.fusion = rungs.fusion
+        self.side_layers = nn.ModuleList(rungs.side_layers)
+        self.embeddings_to_every_layer = rungs.embeddings_to_every_layer
+
+    def keep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a side layer needs of its backbone layer's arguments, the hidden states not among ``args``."""
+        return args, kwargs
+
+    def step(self, layer: nn.Module, x: Tensor, call: Any, carried: Any) -> tuple[Tensor, Any]:
+        """Run one side layer.
+
+        Args:
+            layer: the side layer.
+            x: its input, (batch, length, side_width).
+            call: what ``keep`` left of the backbone layer's arguments.
+            carried: what ``begin`` or the step before returned.
+
+        Returns:
+            Its output, (batch, length, side_width), and what the next step needs of it.
+        """
+        args, kwargs = call
+        return _state(layer(x, *args, **kwargs)), carried
+
+    def begin(self, heard_first: Tensor, calls: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """What the first step is given as ``carried``."""
+        return None
+
+    def climb(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Run backbone and side network.
+
+        Args:
+            args: as the backbone takes them.
+            kwargs: as the backbone takes them.
+
+        Returns:
+            The last side layer's output, (batch, length, side_width), and what the backbone returned.
+        """
+        heard = _Heard()
+        with self._listen(heard, with_grad=torch.is_grad_enabled()), torch.no_grad():
+            output = self.backbone(*args, **kwargs)
+        first = heard.first
+        assert first is not None
+        reads = self.fusion.prepare(heard.states, kwargs.get("attention_mask"))
+        heard.states.clear()  # so that what a layer has read is gone before the next one runs
+        side, carried = first, self.begin(first, heard.calls, kwargs)
+        for index, layer in enumerate(self.side_layers):
+            x = self.fusion(index, side, reads[index])
+            reads[index] = None
+            if self.embeddings_to_every_layer and index > 0:
+                x = x + first
+            side, carried = self.step(layer, x, heard.calls[index], carried)
+        return side, output
+
+    @contextmanager
+    def _listen(self, heard: _Heard, *, with_grad: bool) -> Iterator[None]:
+        """Downsample each hidden state as it is made, so that the wide one isn't kept without need."""
+        rung_of = {index: rung for rung, fed_by in enumerate(self.feeds) for index in fed_by}
+        total: Tensor | None = None  # of those heard so far of several that feed one side layer
+
+        def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            with torch.set_grad_enabled(with_grad):
+                heard.first = self.down_first(args[0])
+
+        def leave_of(index: int) -> Any:
+            rung = rung_of[index]
+            fed_by = self.feeds[rung]
+
+            def leave(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+                nonlocal total
+                state = _state(output)
+                if len(fed_by) > 1:
+                    total = state if total is None else total + state
+                    if index != fed_by[-1]:
+                        return
+                    state, total = total / len(fed_by), None
+                with torch.set_grad_enabled(with_grad):
+                    heard.states.append(self.down[rung](state))
+                heard.calls.append(self.keep(args[1:], kwargs))
+
+            return leave
+
+        layers = cast(nn.ModuleList, self.backbone.get_submodule(self.layers_path))
+        handles = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
+        handles += [
+            layers[index].register_forward_hook(leave_of(index), with_kwargs=True) for index in rung_of
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class EncoderLadder(Ladder):
     """Takes the place of the encoder in a sequence classifier, whose own head and loss follow it.
-
-    The backbone runs as it would alone, dropout included, but without gradient; its layers are listened to.
-    Each side layer is then given what the backbone's layers were given, so the padding mask is the one that
-    the backbone itself built for its attention implementation.
-
-    Of the backbone, only the embeddings and the outputs of its layers are kept for backward, as inputs of
-    trained downsampling, and nothing else; without gradient (evaluation) not even these.
 
     Args:
         backbone: the encoder; its pooler, if any, is taken over, as it belongs to the head.
         layers_path: of its list of layers, below ``backbone``.
-        side_layers: as many, of the side width.
-        fusion: what each side layer gets.
-        width: of the backbone's hidden states.
-        side_width: of the side network's.
+        rungs: what stands beside it.
         head_reads_first: the head reads the first position only, so that the others needn't be upsampled.
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        layers_path: str,
-        side_layers: Sequence[nn.Module],
-        fusion: nn.Module,
-        width: int,
-        side_width: int,
-        head_reads_first: bool,
+        self, backbone: nn.Module, *, layers_path: str, rungs: Rungs, head_reads_first: bool
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, layers_path=layers_path, rungs=rungs)
         self.pooler: nn.Module | None = getattr(backbone, "pooler", None)
         if self.pooler is not None:
             backbone.pooler = None  # type: ignore[assignment]  # nn.Module's annotation doesn't know None
-        self.backbone = backbone
-        self.layers_path = layers_path
-        self.down_first = nn.Linear(width, side_width)
-        self.down = nn.ModuleList(nn.Linear(width, side_width) for _ in side_layers)
-        self.fusion = fusion
-        self.side_layers = nn.ModuleList(side_layers)
-        self.up = nn.Linear(side_width, width)
+        self.up = nn.Linear(rungs.side_width, rungs.width)
         self.head_reads_first = head_reads_first
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -126,40 +205,29 @@ class Ladder(nn.Module):
             ``last_hidden_state``: (batch, length, width), or (batch, 1, width) where the head reads only
             the first position; ``pooler_output``: (batch, width) if the architecture has a pooler.
         """
-        heard = _Heard()
-        with self._listen(heard, with_grad=torch.is_grad_enabled()), torch.no_grad():
-            self.backbone(*args, **kwargs)
-        side = heard.first
-        assert side is not None
-        for index, layer in enumerate(self.side_layers):
-            side = _state(layer(self.fusion(index, side, heard.states), *heard.arguments, **heard.options))
+        side, _ = self.climb(args, kwargs)
         if self.head_reads_first:
             side = side[:, :1]
         hidden = self.up(side)
         pooled = None if self.pooler is None else self.pooler(hidden)
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
 
-    @contextmanager
-    def _listen(self, heard: _Heard, *, with_grad: bool) -> Iterator[None]:
-        """Downsample each hidden state as it is made, so that the wide one isn't kept without need."""
 
-        def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            with torch.set_grad_enabled(with_grad):
-                heard.first = self.down_first(args[0])
-            heard.arguments, heard.options = args[1:], kwargs
+def without_cache(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a decoder, so that it makes no cache of keys and values.
 
-        def leave(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            with torch.set_grad_enabled(with_grad):
-                heard.states.append(self.down[len(heard.states)](_state(output)))
+    Raises:
+        ValueError: if there is one already, which knows nothing of the side network.
+    """
+    if kwargs.get("past_key_values") is not None:
+        raise ValueError("a ladder keeps no cache of keys and values: call generate with use_cache=False")
+    return {**kwargs, "use_cache": False}
 
-        layers = cast(nn.ModuleList, self.backbone.get_submodule(self.layers_path))
-        handles = [layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
-        handles += [layer.register_forward_hook(leave) for layer in layers]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+def _downsampling(width: int, side_width: int, rank: int | None) -> nn.Module:
+    if rank is None:
+        return nn.Linear(width, side_width)
+    return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, side_width))
 
 
 def _state(output: Any) -> Tensor:

@@ -30,6 +30,13 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {
         "targets": ["attention.key", "attention.output", "feedforward.up", "feedforward.down"],
         "rank": 3,
     },
+    "prompt_tuning": {"tokens": 3},
+    "prompt_tuning/random": {"tokens": 3, "init": "random"},
+    "compacter/rank 2": {"bottleneck": 6, "n": 2, "rank": 2, "activation": "relu"},
+    "lst": {"reduction": 4},
+    "lst/dynamic": {"reduction": 4, "fusion": "dynamic", "embeddings_to_every_layer": True},
+    "lst/attention": {"reduction": 4, "fusion": "attention", "fused_last_layers": 2, "downsample_rank": 3},
+    "lst/window": {"reduction": 2, "fusion": "window", "window": 3},
 }
 LEARNING_RATES: dict[str, float] = {"ia3": 2e-2}
 """Method or method/variant -> rate at which 30 steps are enough; 3e-3 for the others."""
