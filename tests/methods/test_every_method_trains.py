@@ -38,7 +38,7 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "lst/attention": {"reduction": 4, "fusion": "attention", "fused_last_layers": 2, "downsample_rank": 3},
     "lst/window": {"reduction": 2, "fusion": "window", "window": 3},
 }
-LEARNING_RATES: dict[str, float] = {"ia3": 2e-2}
+LEARNING_RATES: dict[str, float] = {"ia3": 2e-2, "prompt_tuning": 0.1, "p_tuning_v2": 3e-2}
 """Method or method/variant -> rate at which 30 steps are enough; 3e-3 for the others."""
 
 FAMILIES = (
