@@ -25,6 +25,10 @@ from tests.methods.method_geometries import EVERY_ARCHITECTURE, FAMILY, batch, g
 
 SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     # method, or method/variant for one more case of the same method -> options
+    "sparse": {"density": 0.2},
+    "sparse/fisher": {"count": 999, "select": "fisher", "examples": 6},
+    "sparse/smallest": {"density": 0.2, "select": "smallest", "targets": ["feedforward.up"]},
+    "parameters/patterns": {"roles": ["embedding"], "patterns": ["*[nN]orm*.weight"]},
     "last_layers/2": {"count": 2},
     "lora/all": {
         "targets": ["attention.key", "attention.output", "feedforward.up", "feedforward.down"],
@@ -38,7 +42,13 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "lst/attention": {"reduction": 4, "fusion": "attention", "fused_last_layers": 2, "downsample_rank": 3},
     "lst/window": {"reduction": 2, "fusion": "window", "window": 3},
 }
-LEARNING_RATES: dict[str, float] = {"ia3": 2e-2, "prompt_tuning": 0.1, "p_tuning_v2": 3e-2}
+LEARNING_RATES: dict[str, float] = {
+    "sparse": 2e-2,
+    "layernorm": 1e-2,
+    "ia3": 2e-2,
+    "prompt_tuning": 0.1,
+    "p_tuning_v2": 3e-2,
+}
 """Method or method/variant -> rate at which 30 steps are enough; 3e-3 for the others."""
 
 FAMILIES = (
