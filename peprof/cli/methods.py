@@ -31,7 +31,7 @@ def methods(name: str | None, output_format: str) -> None:
 
     known = known_methods()
     if name is not None and name not in known:
-        near = nearest(name, known)
+        near = nearest(name, known.names_beside(name))
         raise UsageError(
             f"there is no method '{name}'" + (f"; did you mean '{near}'?" if near else ""),
             hint="'peprof methods' lists them.",

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
 from peprof.errors import Fault, UsageError
 from peprof.suite.describing import dotted, faults_of, takes_none_word
+from peprof.suite.library import MANAGED, PREFIX, library_tuners, read_tuner
 from peprof.suite.schema import METHOD_FIELDS, frozen_value, none_word
 from peprof.suite.source_reading import SourceClass, SourceField, UnreadableError, read_class
 
 GROUP = "peprof.methods"
+BRIDGE = "peprof_methods.peft_bridge:PeftTuner"
 RESERVED = ("name", "label", *METHOD_FIELDS)
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -164,10 +166,58 @@ class MethodEntry:
         return create_model(f"Options of {self.name}", __config__=config, **fields)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LibraryEntry(MethodEntry):
+    """A tuner of the ``peft`` library, under ``peft:NAME``."""
+
+    def construct(self, options: Mapping[str, Any]) -> Any:
+        """Imports the bridge and constructs it with what differs from the library's defaults.
+
+        Raises:
+            UsageError: an option is unknown or of the wrong type.
+        """
+        checked, faults = self.check(options, prefix=self.name)
+        if faults:
+            raise UsageError("\n".join(str(fault) for fault in faults))
+        targets = checked.pop("targets", None)
+        defaults = {option.name: option.default for option in self.options if option.default_known}
+        chosen = {key: value for key, value in checked.items() if defaults.get(key, _UNKNOWN) != value}
+        tuner = self.name.removeprefix(PREFIX)
+        return self.load()(tuner=tuner, targets=targets, options=chosen)
+
+
+class KnownMethods(Mapping[str, MethodEntry]):
+    """The methods that are installed, by name. A ``peft:NAME`` is found too, but not listed.
+
+    Args:
+        installed: in alphabetical order.
+    """
+
+    def __init__(self, installed: Mapping[str, MethodEntry]) -> None:
+        self._installed = dict(installed)
+
+    def __getitem__(self, name: str) -> MethodEntry:
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX) in library_tuners():
+            return _library_entry(name)
+        return self._installed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._installed)
+
+    def __len__(self) -> int:
+        return len(self._installed)
+
+    def names_beside(self, name: str) -> list[str]:
+        """The names that a misspelt one may have meant: the library's where it begins like one of those."""
+        if name.startswith(PREFIX):
+            return [PREFIX + tuner for tuner in sorted(library_tuners())]
+        return list(self)
+
+
 _UNKNOWN = object()  # stands for a default that only running code can tell
 
 
-def known_methods() -> dict[str, MethodEntry]:
+def known_methods() -> KnownMethods:
     """All installed methods by name, in alphabetical order; none of their modules is imported.
 
     Raises:
@@ -187,7 +237,28 @@ def known_methods() -> dict[str, MethodEntry]:
             hint="Install it: pip install -e . (in the checkout).",
         )
     packages = frozenset(point.module.split(".")[0] for point in found.values())
-    return {name: _entry(found[name], packages) for name in sorted(found)}
+    return KnownMethods({name: _entry(found[name], packages) for name in sorted(found)})
+
+
+def _library_entry(name: str) -> MethodEntry:
+    source = read_tuner(name.removeprefix(PREFIX))
+    bridge = read_class(*BRIDGE.split(":"), packages=frozenset({"peprof_methods"}))
+    targets = next(item for item in bridge.fields if item.name == "targets")
+    meanings = option_meanings(bridge.docstring)
+    own = [item for item in source.fields if item.name not in MANAGED | set(RESERVED)]
+    return LibraryEntry(
+        name=name,
+        value=BRIDGE,
+        distribution="peft",
+        summary=source.docstring.strip().split("\n", 1)[0].strip(),
+        description=described(bridge.docstring),
+        facts=_facts(bridge),
+        options=(
+            _option(targets, meanings["targets"]),
+            *(_option(item, item.help) for item in own),
+        ),
+        complete=True,  # what can't be followed, a mixin of another library, has no fields
+    )
 
 
 def _distribution(point: EntryPoint) -> str | None:
@@ -277,7 +348,15 @@ def _option(item: SourceField, meaning: str) -> OptionEntry:
 
 def _with_none_word(annotation: Any) -> Any:
     """Lets ``"none"`` stand for ``None``, which TOML can't say."""
-    return Annotated[annotation, BeforeValidator(none_word)] if takes_none_word(annotation) else annotation
+    if not takes_none_word(annotation):
+        return annotation
+    # After a validator of ours a value counts as Python's, where strict rules tell arrays from tuples.
+    arrays = frozen_value if _has_tuple(annotation) else none_word
+    return Annotated[annotation, BeforeValidator(lambda value: none_word(arrays(value)))]
+
+
+def _has_tuple(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple or any(map(_has_tuple, get_args(annotation)))
 
 
 def option_meanings(docstring: str) -> dict[str, str]:

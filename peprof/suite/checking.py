@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from peprof.errors import Fault
-from peprof.suite.catalogue import RESERVED, MethodEntry, method_prefix
+from peprof.suite.catalogue import RESERVED, KnownMethods, method_prefix
 from peprof.suite.describing import dotted, faults_of, nearest, one_of, show
 from peprof.suite.local_paths import data_directory, model_directory
 from peprof.suite.overriding import (
@@ -21,7 +21,15 @@ from peprof.suite.overriding import (
     labels_of,
     leaves,
 )
-from peprof.suite.schema import METHOD_FIELDS, MethodConfig, Part, Suite, SuiteHead, method_address
+from peprof.suite.schema import (
+    METHOD_FIELDS,
+    TEXT_TO_TEXT_KEYS,
+    MethodConfig,
+    Part,
+    Suite,
+    SuiteHead,
+    method_address,
+)
 
 _Part = TypeVar("_Part", bound=Part)
 _MATRIX_SECTIONS = ("model", "data", "train", "short")
@@ -40,7 +48,7 @@ class Checker:
         roots: where relative paths begin, in order.
     """
 
-    methods: Mapping[str, MethodEntry]
+    methods: KnownMethods
     roots: Sequence[Path]
     faults: list[Fault] = field(default_factory=list)
 
@@ -144,7 +152,9 @@ class Checker:
         options = {key: value for key, value in table.items() if key not in RESERVED}
         name = own.get("name")
         if "name" in own and "label" not in own:
-            own["label"] = name if isinstance(name, str) and name in self.methods else "unnamed"
+            # A label is part of file names.
+            known = isinstance(name, str) and name in self.methods
+            own["label"] = str(name).replace(":", "-") if known else "unnamed"
         elif "name" not in own:
             own.setdefault("label", "unnamed")
         entry = self.methods.get(name) if isinstance(name, str) else None
@@ -156,8 +166,8 @@ class Checker:
                 Fault(
                     key=f"{prefix}.name",
                     problem=f"there is no method '{name}'",
-                    expected=one_of(self.methods),
-                    suggestion=nearest(name, self.methods),
+                    expected=one_of(self.methods.names_beside(name)),
+                    suggestion=nearest(name, self.methods.names_beside(name)),
                 )
             )
         return self._part(
@@ -201,6 +211,7 @@ class Checker:
         section, _, name = key.partition(".")
         allowed = [item for item in SECTION_KEYS if item.partition(".")[0] in _MATRIX_SECTIONS]
         allowed.remove("train.seeds")
+        allowed.remove("data.task")  # another task is another suite: its texts, words and scores differ
         if key not in allowed:
             known_section = section in _MATRIX_SECTIONS and name
             words = [item for item in allowed if item.startswith(f"{section}.")] if known_section else []
@@ -219,10 +230,13 @@ class Checker:
         found = []
         for index, value in enumerate(values):
             table = {**_LEAST.get(section, {}), name: value}
+            data = tree.get("data")
+            said = data if section == "data" and isinstance(data, dict) else {}
             if key == "data.path":
-                data = tree.get("data")
-                splits = data.items() if isinstance(data, dict) else ()
-                table = {"path": value, **{item: split for item, split in splits if item.endswith("_split")}}
+                table = {"path": value, **{item: said[item] for item in said if item.endswith("_split")}}
+            elif name in TEXT_TO_TEXT_KEYS:  # what they may be depends on the task
+                task = {item: said[item] for item in ("task", *TEXT_TO_TEXT_KEYS) if item in said}
+                table = {**table, **task, name: value}
             checker = Checker(methods=self.methods, roots=self.roots)
             part = checker._section(section, {section: table})
             self._adopt(checker.faults, key, f"matrix.{key}[{index}]")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from peprof.errors import Fault, SuiteError, UsageError
-from peprof.suite.catalogue import MethodEntry, known_methods
+from peprof.suite.catalogue import KnownMethods, known_methods
 from peprof.suite.checking import Checker, concerns, renamed
 from peprof.suite.describing import nearest, one_of, show
 from peprof.suite.overriding import Override, Tree, lay_over, leaves, parse_override
@@ -193,7 +193,7 @@ def _check(
 
 
 def _laid_and_checked(
-    tree: Tree, layers: Sequence[Override], methods: Mapping[str, MethodEntry], roots: Sequence[Path]
+    tree: Tree, layers: Sequence[Override], methods: KnownMethods, roots: Sequence[Path]
 ) -> tuple[Suite | None, list[Fault]]:
     laid, faults, origins = lay_over(tree, layers)
     checker = Checker(methods=methods, roots=roots)

@@ -42,6 +42,7 @@ class SourceField:
         required: has no default.
         default: the default, if it could be read.
         default_known: whether ``default`` is what the source says.
+        help: from the field's metadata, as some libraries have it; empty without.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SourceField:
     required: bool
     default: Any = None
     default_known: bool = False
+    help: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +231,9 @@ def _own_fields(module: _Module, node: ast.ClassDef) -> Iterator[SourceField]:
         if kind in ("ClassVar", "KW_ONLY"):
             continue
         value, required, in_constructor = statement.value, statement.value is None, True
+        help_text = ""
         if isinstance(value, ast.Call) and _last_name(value) == "field":
+            help_text = _field_help(value)
             value, required, in_constructor = _field_call(value)
         if not in_constructor:
             continue
@@ -250,6 +254,7 @@ def _own_fields(module: _Module, node: ast.ClassDef) -> Iterator[SourceField]:
             required=required,
             default=default,
             default_known=known,
+            help=help_text,
         )
 
 
@@ -273,6 +278,17 @@ def _field_call(call: ast.Call) -> tuple[ast.expr | None, bool, bool]:
     if factory is not None:
         return _factory_value(factory), False, in_constructor
     return arguments.get("default"), "default" not in arguments, in_constructor
+
+
+def _field_help(call: ast.Call) -> str:
+    """``field(metadata={"help": ...})`` -> the text."""
+    for keyword in call.keywords:
+        if keyword.arg == "metadata" and isinstance(keyword.value, ast.Dict):
+            for key, value in zip(keyword.value.keys, keyword.value.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "help":
+                    with suppress(ValueError, TypeError):
+                        return str(ast.literal_eval(value))
+    return ""
 
 
 def _factory_value(factory: ast.expr) -> ast.expr:

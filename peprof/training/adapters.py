@@ -131,6 +131,8 @@ def name_of(method: Any) -> str:
     Raises:
         UsageError: there is none.
     """
+    if hasattr(method, "installed_name"):
+        return str(method.installed_name)
     kind = type(method)
     value = f"{kind.__module__}:{kind.__qualname__}"
     for name, entry in known_methods().items():
@@ -143,6 +145,8 @@ def name_of(method: Any) -> str:
 
 
 def _options(method: Any) -> dict[str, Any]:
+    if hasattr(method, "suite_options"):
+        return dict(method.suite_options)
     if dataclasses.is_dataclass(method) and not isinstance(method, type):
         return dataclasses.asdict(method)
     return dict(vars(method))

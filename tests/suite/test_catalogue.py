@@ -284,3 +284,32 @@ def test_meanings_from_a_docstring() -> None:
         "third": "both.",
         "fourth": "both.",
     }
+
+
+def test_a_tuner_of_the_peft_library_is_known_by_its_name_without_importing_it() -> None:
+    known = known_methods()
+    entry = known["peft:LOHA"]
+    assert "peft:LOHA" not in list(known) and "peft" not in sys.modules
+    options = {option.name: option for option in entry.options}
+    assert (options["r"].default, options["alpha"].default) == (8, 8)
+    assert options["r"].meaning == "LoHa rank"
+    assert not {"peft_type", "task_type", "modules_to_save"} & set(options)
+    values, faults = entry.check({"targets": ["attention.query"], "r": 4}, prefix="m")
+    assert not faults and (values["targets"], values["r"]) == (("attention.query",), 4)
+    _, (fault,) = entry.check({"rr": 4}, prefix="m")
+    assert fault.key == "m.rr"
+    assert "peft:LOHO" not in known
+    assert "peft:LOHA" in known.names_beside("peft:LOHO")
+
+
+def test_an_array_is_accepted_where_none_is_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from dataclasses import dataclass\n@dataclass\nclass Method:\n    '''M.'''\n"
+    source += "    layers: tuple[int, ...] | None = None\n"
+    (tmp_path / "fakepeft").mkdir()
+    (tmp_path / "fakepeft" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = read_method(tmp_path / "fakepeft", monkeypatch, source)
+    assert entry.check({"layers": [1, 2]}, prefix="m") == ({"layers": (1, 2)}, [])
+    assert entry.check({"layers": "none"}, prefix="m") == ({"layers": None}, [])
+    _, (fault,) = entry.check({"layers": ["x"]}, prefix="m")
+    assert fault.key == "m.layers[0]"
