@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LNTuningConfig, get_peft_model
 from peprof_methods.errors import UnsupportedModelError
 from torch import nn
 from torch.utils.checkpoint import set_checkpoint_early_stop
@@ -187,8 +186,10 @@ def test_methods_do_in_other_architectures_if_they_know_them(method: str, archit
 
 def norms_of_peft(model: Any) -> nn.Module:
     """Each LayerNorm is wrapped by a module that holds a trained copy of it."""
+    peft = pytest.importorskip("peft")
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
-    wrapped: nn.Module = get_peft_model(model, LNTuningConfig(task_type="SEQ_CLS", target_modules=norms))
+    config = peft.LNTuningConfig(task_type="SEQ_CLS", target_modules=norms)
+    wrapped: nn.Module = peft.get_peft_model(model, config)
     assert any("ln_tuning_layers" in name for name, _ in wrapped.named_modules())
     return wrapped
 
