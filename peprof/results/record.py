@@ -5,7 +5,8 @@ Raw samples are kept; statistics are derived from them on reading. What was not 
 Format history:
     1: first.
     2: whose the peak's bytes are (``short.breakdown``, and ``memory.json`` beside the record); the caching
-        allocator's counters by phase; what was alive when memory ran out.
+        allocator's counters by phase; what was alive when memory ran out; what a text-to-text task wrote
+        (``exact_matches`` and ``invalid`` of an evaluation, the task's keys in ``spec.data``).
 """
 
 from __future__ import annotations
@@ -229,8 +230,11 @@ class Evaluation(Piece):
         train_time_s: training seconds spent before it (sum of steps).
         correct: examples classified rightly.
         total: examples evaluated.
-        loss: mean cross-entropy over the examples.
+        loss: mean cross-entropy over the examples, for text-to-text over the tokens to be written.
         time_s: seconds this evaluation took.
+        exact_matches: answers that, written greedily, are the class's word and nothing else; ``None`` where
+            nothing is written.
+        invalid: answers that are no class's word; ``None`` where nothing is written.
     """
 
     step: int
@@ -239,6 +243,8 @@ class Evaluation(Piece):
     total: int
     loss: float
     time_s: float
+    exact_matches: int | None = None
+    invalid: int | None = None
 
 
 class FullResult(Piece):

@@ -16,10 +16,11 @@ from peprof.running.tasks import Prepared, Say, Slot
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec, plan
 from peprof.suite.schema import Suite
-from peprof.training.backbone import check_model, fetch_model, model_digest
+from peprof.training.backbone import check_model, fetch_model, load_tokenizer, model_digest
 from peprof.training.data import load_data
 from peprof.training.embedded import tiny
-from peprof.training.sources import EMBEDDED_MODEL, Answer, check_sources, go_offline
+from peprof.training.sources import EMBEDDED_MODEL, Answer, check_sources, go_offline, model_needs_hub
+from peprof.training.text_to_text import make_targets
 
 
 def prepare(loaded: LoadedSuite, *, device: str, fetch: bool, say: Say) -> Prepared:
@@ -41,10 +42,11 @@ def prepare(loaded: LoadedSuite, *, device: str, fetch: bool, say: Say) -> Prepa
             say(Progress(phase=f"setup: reading {spec.data.path or spec.data.name}"))
             facts[key] = load_data(spec.data, source=loaded.source).facts
     if fetch:
-        for model in {spec.model.model_dump_json(): spec.model for spec in specs}.values():
-            fetch_model(model, source=loaded.source, say=say)
+        for spec in {(spec.model.model_dump_json(), spec.data.task): spec for spec in specs}.values():
+            fetch_model(spec.model, source=loaded.source, say=say, task=spec.data.task)
     say(Progress(phase="setup: trying the methods on the model"))
     _check_fit(loaded.source, specs, facts, fetched=fetch)
+    _check_words(loaded.source, specs, fetched=fetch)
     if fetch and any(_is_embedded(spec) for spec in specs):
         tiny.ensure_pretrained(say)
     return Prepared(
@@ -113,7 +115,12 @@ def _check_fit(
     tried: set[str] = set()
     for spec in specs:
         case = "|".join(
-            (spec.model.model_dump_json(), spec.method.model_dump_json(), str(spec.data.max_length))
+            (
+                spec.model.model_dump_json(),
+                spec.method.model_dump_json(),
+                str(spec.data.max_length),
+                spec.data.task,
+            )
         )
         if case in tried:
             continue
@@ -132,6 +139,7 @@ def _check_fit(
                 max_length=spec.data.max_length,
                 source=source,
                 fetched=fetched,
+                task=spec.data.task,
             )
         except SuiteError as error:
             faults |= dict.fromkeys(error.faults)
@@ -145,5 +153,29 @@ def _check_fit(
             faults[Fault(key=key, problem=f"can't be applied to '{spec.model.name}': {error}")] = None
         except Exception:  # noqa: BLE001 -- what fails without values may work with them; its run will tell
             continue
+    if faults:
+        raise SuiteError(source, faults)
+
+
+def _check_words(source: str, specs: tuple[RunSpec, ...], *, fetched: bool) -> None:
+    """Sees that each tokenizer can tell the words of a text-to-text task apart."""
+    cases = {
+        (spec.model.model_dump_json(), spec.data.model_dump_json()): spec
+        for spec in specs
+        if spec.data.task == "text-to-text" and (fetched or not model_needs_hub(spec.model))
+    }
+    faults: dict[Fault, None] = {}
+    for spec in cases.values():
+        try:
+            tokenizer, geometry = load_tokenizer(
+                spec.model,
+                texts=lambda: (),  # a made tokenizer knows the words whatever the texts are
+                words=spec.data.verbalizers,
+                source=source,
+                task=spec.data.task,
+            )
+            make_targets(spec.data, tokenizer, geometry, source=source)
+        except SuiteError as error:
+            faults |= dict.fromkeys(error.faults)
     if faults:
         raise SuiteError(source, faults)

@@ -44,6 +44,7 @@ from peprof.training.optimizers import default_groups, make_optimizer, make_sche
 from peprof.training.protocols import HasAfterStep, HasLossTerm, HasParameterGroups, LearnsFromData
 from peprof.training.sources import go_offline
 from peprof.training.step import ClassifierStep
+from peprof.training.tasks import encode, tokenizer_texts
 from peprof.training.trainer import DivergedError, planned_steps
 
 MESSAGE_CHARACTERS = 500
@@ -182,15 +183,20 @@ class _Subject:
         backbone = load_backbone(
             spec.model,
             num_labels=data.facts.num_labels,
-            texts=lambda: (text for row in data.train.texts for text in row),
+            texts=lambda: tokenizer_texts(data.train, spec.data),
             source=self._source,
+            task=spec.data.task,
+            words=spec.data.verbalizers,
         )
         if self._encoded is None:
-            length = spec.data.max_length
-            self._encoded = (
-                EncodedSplit(data.train, backbone.tokenizer, length),
-                EncodedSplit(data.validation, backbone.tokenizer, length),
+            encoded = partial(
+                encode,
+                data=spec.data,
+                tokenizer=backbone.tokenizer,
+                geometry=backbone.model.config,
+                source=self._source,
             )
+            self._encoded = (encoded(data.train), encoded(data.validation))
         method = make_method(spec.method)
         plain: Any = backbone.model  # whose `to` has annotations that a checker can't follow
         plain.to(self._device.torch_device)

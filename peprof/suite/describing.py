@@ -215,7 +215,9 @@ def _fault(
     expected, choices, path = _expected_at(location[1:], fields[name])
     expected = texts.get(name, expected) if not path else expected
     key = dotted(prefix, name) + path
-    if detail["type"] == "missing":
+    if detail["type"] == "value_error":  # a check of the field's own, whose words say what it expects
+        expected, choices = detail["msg"].removeprefix("Value error, "), []
+    if detail["type"] == "missing" or name not in table:
         return Fault(key=key, problem="is missing", expected=expected)
     return Fault(
         key=key, problem=f"found {show(found)}", expected=expected, suggestion=nearest(found, choices)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from peprof.suite.schema import (
     METHOD_FIELDS,
+    TEXT_TO_TEXT_KEYS,
     DataConfig,
     LimitsConfig,
     MethodConfig,
@@ -69,6 +70,9 @@ class RunSpec(Part):
         decides["train"].pop("seeds")
         for name in ("label", "learning_rate", "weight_decay"):
             decides["method"].pop(name)
+        if self.data.task == "classification":  # the ids are those from before there was another task
+            for name in ("task", *TEXT_TO_TEXT_KEYS):
+                decides["data"].pop(name)
         if not self.method.gradient_checkpointing:
             decides["method"].pop("gradient_checkpointing")
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))

@@ -8,9 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Phase = Literal["short", "full"]
+Task = Literal["classification", "text-to-text"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 # Labels become parts of directory names, which most file systems limit to 255 bytes.
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@=,-]*$", max_length=120)]
@@ -60,6 +69,10 @@ class ModelConfig(Part):
     revision: str | None = None
 
 
+TEXT_TO_TEXT_KEYS = ("prefix", "verbalizers", "max_target_length")
+"""What ``[data]`` says of a text-to-text task alone."""
+
+
 class DataConfig(Part):
     """``[data]``: what is trained on. Exactly one of ``name`` and ``path``.
 
@@ -74,6 +87,11 @@ class DataConfig(Part):
         validation_split: name of the split that is evaluated on.
         train_rows: use the first rows only; ``None`` uses all.
         validation_rows: use the first rows only; ``None`` uses all.
+        task: ``classification`` by a head, or ``text-to-text``: an encoder-decoder writes a class as a word.
+        prefix: (text-to-text) stands before each text, ``sst2 sentence: ``.
+        verbalizers: (text-to-text) the word of each class, in order.
+        max_target_length: (text-to-text) tokens that a written answer may have, its end included; the short
+            phase pads every target to it.
     """
 
     name: str | None = None
@@ -86,6 +104,36 @@ class DataConfig(Part):
     validation_split: str = "validation"
     train_rows: OptionalCount = None
     validation_rows: OptionalCount = None
+    # Each of these is checked against those before it, so the order counts.
+    task: Task = "classification"
+    prefix: str = ""
+    verbalizers: Annotated[tuple[str, ...], Field(validate_default=True)] = ()
+    max_target_length: Annotated[int, Field(ge=2, le=1_000_000)] = 4
+
+    @field_validator("task")
+    @classmethod
+    def _one_text(cls, task: Task, info: ValidationInfo) -> Task:
+        if task == "text-to-text" and len(info.data.get("text", ())) > 1:
+            raise ValueError('"classification" for a pair of texts; text-to-text takes one column')
+        return task
+
+    @field_validator("verbalizers")
+    @classmethod
+    def _word_for_each_class(cls, verbalizers: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        words = {word.strip() for word in verbalizers}
+        wrong = len(words) < max(2, len(verbalizers)) or "" in words
+        if info.data.get("task") == "text-to-text" and wrong:
+            raise ValueError('one word for each class, all different, as in ["negative", "positive"]')
+        return verbalizers
+
+    @field_validator(*TEXT_TO_TEXT_KEYS)
+    @classmethod
+    def _of_text_to_text(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        default = cls.model_fields[info.field_name].default
+        if info.data.get("task") == "classification" and value != default:
+            raise ValueError('nothing here, or task = "text-to-text"')
+        return value
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

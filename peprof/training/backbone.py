@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -23,11 +22,12 @@ from peprof.devices import as_out_of_memory
 from peprof.errors import Fault, SuiteError
 from peprof.events import Progress
 from peprof.results.record import ModelFacts
-from peprof.suite.schema import ModelConfig
+from peprof.suite.schema import ModelConfig, Task
 from peprof.training.embedded import tiny
 from peprof.training.geometries import geometry_name, known_config
 from peprof.training.made_tokenizer import make_tokenizer
 from peprof.training.sources import EMBEDDED_MODEL, WEIGHT_FILES, model_needs_hub
+from peprof.training.tasks import WANTED_MODELS, auto_class, check_architecture, start_decoding, task_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,10 @@ def load_backbone(
     texts: Callable[[], Iterable[str]],
     source: str,
     progress: Callable[[Progress], None] | None = None,
+    task: Task = "classification",
+    words: Sequence[str] = (),
 ) -> Backbone:
-    """Loads or makes a sequence classifier.
+    """Loads or makes a model for a task: a sequence classifier, or an encoder-decoder that writes.
 
     Args:
         config: what is asked for.
@@ -55,35 +57,56 @@ def load_backbone(
         texts: gives the training texts, where a tokenizer must be made from them.
         source: the suite's file, for messages.
         progress: told about the pre-training of the embedded model.
+        task: what the model is for.
+        words: that are one token each, where a tokenizer must be made for a model that writes.
 
     Raises:
-        SuiteError: the model can't be loaded, or its architecture has no such attention kernel.
+        SuiteError: the model can't be loaded, is of a kind that can't do the task, or its architecture has no
+            such attention kernel.
     """
     dtype: torch.dtype = getattr(torch, config.dtype)
+    _check_task(config, task, source)
     if config.weights == "pretrained" and config.name == EMBEDDED_MODEL:
         model, tokenizer = tiny.load_tiny(
             num_labels=num_labels, progress=progress, attention=config.attention, dtype=dtype
         )
         return Backbone(model=model, tokenizer=tokenizer, facts=_facts(model, "embedded", synthetic=True))
-    with _as_fault(config, source):
+    with _as_fault(config, source, task):
         if config.weights == "random":
-            model = _random(config, num_labels=num_labels, dtype=dtype)
+            model = _random(config, num_labels=num_labels, dtype=dtype, task=task)
         else:
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model = auto_class(task).from_pretrained(
                 config.name,
                 num_labels=num_labels,
                 revision=config.revision,
                 attn_implementation=config.attention,
                 dtype=dtype,
                 ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
+                **task_options(task),
             )
-        tokenizer, origin = _tokenizer(config, model.config, texts)
+        start_decoding(model)
+        tokenizer, origin = _tokenizer(config, model.config, texts, words)
     return Backbone(
         model=model, tokenizer=tokenizer, facts=_facts(model, origin, synthetic=config.weights == "random")
     )
 
 
-def fetch_model(config: ModelConfig, *, source: str, say: Callable[[Progress], None]) -> None:
+def load_tokenizer(
+    config: ModelConfig, *, texts: Callable[[], Iterable[str]], words: Sequence[str], source: str, task: Task
+) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:
+    """The tokenizer and the configuration that a backbone would have, without its weights.
+
+    Raises:
+        SuiteError: they can't be loaded.
+    """
+    with _as_fault(config, source, task):
+        geometry = _geometry(config, num_labels=2)
+        return _tokenizer(config, geometry, texts, words)[0], geometry
+
+
+def fetch_model(
+    config: ModelConfig, *, source: str, say: Callable[[Progress], None], task: Task = "classification"
+) -> None:
     """Downloads what isn't cached yet, once for all runs.
 
     Raises:
@@ -92,15 +115,23 @@ def fetch_model(config: ModelConfig, *, source: str, say: Callable[[Progress], N
     if not model_needs_hub(config):
         return
     say(Progress(phase=f"setup: downloading {config.name}"))
-    with _as_fault(config, source):
+    with _as_fault(config, source, task):
         AutoConfig.from_pretrained(config.name, revision=config.revision)
+    _check_task(config, task, source)  # before gigabytes come
+    with _as_fault(config, source, task):
         if config.weights == "pretrained":  # loading is what fetches exactly the files that it needs
             AutoTokenizer.from_pretrained(config.name, revision=config.revision)
-            AutoModelForSequenceClassification.from_pretrained(config.name, revision=config.revision)
+            auto_class(task).from_pretrained(config.name, revision=config.revision)
 
 
 def check_model(
-    config: ModelConfig, *, num_labels: int, max_length: int, source: str, fetched: bool = True
+    config: ModelConfig,
+    *,
+    num_labels: int,
+    max_length: int,
+    source: str,
+    fetched: bool = True,
+    task: Task = "classification",
 ) -> PreTrainedModel | None:
     """Builds the model without memory for its weights (on ``meta``) and sees that all it needs is there.
 
@@ -110,15 +141,18 @@ def check_model(
         max_length: tokens of the longest example.
         source: the suite's file, for messages.
         fetched: whether a hub's model has been fetched; if not, and it isn't cached, there is nothing to see.
+        task: what the model is for.
 
     Returns:
         The model on ``meta``, to try methods on; ``None`` when it has yet to be fetched.
 
     Raises:
-        SuiteError: files are missing, the kernel isn't there, or examples have more tokens than positions.
+        SuiteError: files are missing, the model is of a kind that can't do the task, the kernel isn't there,
+            or examples have more tokens than positions.
     """
     if not fetched and model_needs_hub(config):
         return None
+    _check_task(config, task, source)
     directory = Path(config.name)
     faults: list[Fault] = []
     if directory.is_dir() and config.weights == "pretrained":
@@ -127,10 +161,10 @@ def check_model(
             problem = f"there are no weights in {directory}"
             faults.append(Fault(key="model.name", problem=problem, expected=expected))
         else:
-            with _as_fault(config, source):
+            with _as_fault(config, source, task):
                 AutoTokenizer.from_pretrained(directory)
-    with _as_fault(config, source), torch.device("meta"):
-        model = _random(config, num_labels=num_labels, dtype=getattr(torch, config.dtype))
+    with _as_fault(config, source, task), torch.device("meta"):
+        model = _random(config, num_labels=num_labels, dtype=getattr(torch, config.dtype), task=task)
     longest = _positions(model.config)
     if longest is not None and max_length > longest:
         problem = f"{max_length} tokens are more than '{config.name}' has positions for"
@@ -149,15 +183,21 @@ def _positions(config: PretrainedConfig) -> int | None:
     return int(positions) - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
 
 
+def _check_task(config: ModelConfig, task: Task, source: str) -> None:
+    with _as_fault(config, source, task):
+        geometry = _geometry(config, num_labels=2)
+    check_architecture(geometry, task, name=config.name, source=source)
+
+
 @contextmanager
-def _as_fault(config: ModelConfig, source: str) -> Iterator[None]:
+def _as_fault(config: ModelConfig, source: str, task: Task) -> Iterator[None]:
     """Turns what the libraries say of a model into a fault of the suite."""
     try:
         yield
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         if as_out_of_memory(error) is not None:
             raise
-        raise SuiteError(source, [_load_fault(config, error)]) from error
+        raise SuiteError(source, [_load_fault(config, error, task)]) from error
 
 
 def _geometry(config: ModelConfig, *, num_labels: int) -> PretrainedConfig:
@@ -189,28 +229,31 @@ def model_digest(config: ModelConfig) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _random(config: ModelConfig, *, num_labels: int, dtype: torch.dtype) -> PreTrainedModel:
+def _random(config: ModelConfig, *, num_labels: int, dtype: torch.dtype, task: Task) -> PreTrainedModel:
     """Random weights, initialised as the architecture does before pre-training."""
     geometry = _geometry(config, num_labels=num_labels)
-    made = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-        geometry, attn_implementation=config.attention, dtype=dtype
-    )
+    for name, value in task_options(task).items():
+        setattr(geometry, name, value)
+    made = auto_class(task).from_config(geometry, attn_implementation=config.attention, dtype=dtype)
     assert isinstance(made, PreTrainedModel)
     return made
 
 
 def _tokenizer(
-    config: ModelConfig, geometry: PretrainedConfig, texts: Callable[[], Iterable[str]]
+    config: ModelConfig,
+    geometry: PretrainedConfig,
+    texts: Callable[[], Iterable[str]],
+    words: Sequence[str],
 ) -> tuple[PreTrainedTokenizerBase, str]:
     directory = Path(config.name)
     if config.weights == "random" and not (directory / "tokenizer_config.json").is_file():
         # Never asks the hub: random weights of a known geometry are promised to need no download.
-        return make_tokenizer(texts(), geometry), "made from the data"
+        return make_tokenizer(texts(), geometry, words=words), "made from the data"
     tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
     return tokenizer, "directory" if directory.is_dir() else "hub"
 
 
-def _load_fault(config: ModelConfig, error: Exception) -> Fault:
+def _load_fault(config: ModelConfig, error: Exception, task: Task) -> Fault:
     cause = " ".join(str(error).split())[:400]
     if any(word in cause for word in ("attn_implementation", "scaled_dot_product", "flash_attn", "Flash")):
         return Fault(
@@ -221,7 +264,7 @@ def _load_fault(config: ModelConfig, error: Exception) -> Fault:
     return Fault(
         key="model.name",
         problem=f"'{config.name}' can't be loaded ({type(error).__name__}): {cause}",
-        expected="a model for sequence classification that transformers can load",
+        expected=WANTED_MODELS[task],
     )
 
 

@@ -18,9 +18,9 @@ class Batch:
     """One batch on a device.
 
     Args:
-        inputs: ``input_ids`` and ``attention_mask`` (batch, length), ``labels`` (batch,), and what else the
-            tokenizer gives.
-        real_tokens: tokens that are not padding.
+        inputs: ``input_ids`` and ``attention_mask`` (batch, length), ``labels``, (batch,) or for text-to-text
+            (batch, target length), and what else the tokenizer gives.
+        real_tokens: tokens of ``input_ids`` that are not padding.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -66,8 +66,17 @@ class EncodedSplit:
             return_tensors="pt",
         )
         inputs = dict(padded)
-        inputs["labels"] = torch.tensor([self._labels[row] for row in rows])
+        inputs["labels"] = self._labels_of([self._labels[row] for row in rows], fixed=pad_to_max_length)
         return Batch(inputs=inputs, real_tokens=sum(len(ids) for ids in chosen["input_ids"]))
+
+    def _labels_of(self, classes: Sequence[int], *, fixed: bool) -> torch.Tensor:
+        """What a model is to find: the classes themselves, unless a task makes something else of them.
+
+        Args:
+            classes: of the batch's rows.
+            fixed: whether the shape must not depend on the rows.
+        """
+        return torch.tensor(classes)
 
     def epoch(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
         """All rows once, in an order that the seed decides; the last batch may be smaller."""

@@ -57,7 +57,8 @@ def load_data(config: DataConfig, *, source: str) -> ClassificationData:
         source: the suite's file, for messages.
 
     Raises:
-        SuiteError: it can't be read, a column is missing, a split is empty, a label is out of range.
+        SuiteError: it can't be read, a column is missing, a split is empty, a label is out of range, a class
+            has no verbalizer.
     """
     synthetic = config.path is None and config.name == EMBEDDED_DATA
     splits = _embedded(config) if synthetic else _tables(config, source)
@@ -67,6 +68,9 @@ def load_data(config: DataConfig, *, source: str) -> ClassificationData:
     num_labels = 0
     if train is not None and validation is not None:
         num_labels = _check_labels(train, validation, config, faults)
+        if num_labels and config.task == "text-to-text" and len(config.verbalizers) != num_labels:
+            problem = f"{len(config.verbalizers)} words for {num_labels} classes"
+            faults.append(Fault(key="data.verbalizers", problem=problem, expected="one word for each class"))
     if faults or train is None or validation is None:
         raise SuiteError(source, faults)
     train, validation = train.first(config.train_rows), validation.first(config.validation_rows)

@@ -1,27 +1,41 @@
-"""One pass over the validation split."""
+"""One pass over the validation split: classes by a head, or by what an encoder-decoder writes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from sklearn.metrics import accuracy_score
 from torch import nn
 
 from peprof.devices import Device
 from peprof.training.batches import EncodedSplit
+from peprof.training.text_to_text import IGNORED, Targets, TextToTextSplit, answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What an evaluation found; ``loss`` is the mean cross-entropy over examples, ``time_s`` wall seconds."""
+    """What an evaluation found.
+
+    Args:
+        correct: examples classified rightly.
+        total: examples.
+        loss: mean cross-entropy over examples, for text-to-text over the tokens to be written.
+        time_s: wall seconds.
+        exact_matches: (text-to-text) answers that, written greedily, are the class's word and nothing else.
+        invalid: (text-to-text) answers that are no class's word.
+    """
 
     correct: int
     total: int
     loss: float
     time_s: float
+    exact_matches: int | None = None
+    invalid: int | None = None
 
 
 def evaluate(
@@ -42,22 +56,71 @@ def evaluate(
         on_batch: called with the examples done and their number.
     """
     begin = time.perf_counter()
-    predicted: list[torch.Tensor] = []
-    labels: list[torch.Tensor] = []
-    losses: list[torch.Tensor] = []
+    targets = split.targets if isinstance(split, TextToTextSplit) else None
+    judged: list[_Judged] = []
     done = 0
     model.eval()
     with torch.inference_mode():
         for batch in split.in_order(batch_size):
-            output = model(**batch.to(device.torch_device).inputs)
-            predicted.append(output.logits.argmax(dim=-1))
-            labels.append(batch.inputs["labels"])
-            losses.append(output.loss.double() * len(batch.inputs["labels"]))
+            inputs = batch.to(device.torch_device).inputs
+            judged.append(_judge(model, inputs, targets))
             done += len(batch.inputs["labels"])
             if on_batch is not None:
                 on_batch(done, len(split))
-    guesses = torch.cat(predicted).cpu().numpy()  # waits for the device, so the time below is whole
-    loss = float(torch.stack(losses).sum()) / len(split)
+    guesses = _numbers([one.guesses for one in judged])  # waits for the device, so the time below is whole
+    truth = _numbers([one.truth for one in judged])
+    loss = float(torch.stack([one.loss for one in judged]).sum()) / float(
+        torch.stack([one.weight for one in judged]).sum()
+    )
+    written = _numbers([one.written for one in judged if one.written is not None]) if targets else None
     model.train()
-    correct = int(accuracy_score(torch.cat(labels).numpy(), guesses, normalize=False))
-    return Score(correct=correct, total=len(split), loss=loss, time_s=time.perf_counter() - begin)
+    return Score(
+        correct=_agreeing(truth, guesses),
+        total=len(split),
+        loss=loss,
+        time_s=time.perf_counter() - begin,
+        exact_matches=_agreeing(truth, written) if written is not None else None,
+        invalid=int((written < 0).sum()) if written is not None else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """A batch's outcome, on the device: classes (batch,), and the summed loss with what it is summed over."""
+
+    guesses: torch.Tensor
+    truth: torch.Tensor
+    loss: torch.Tensor
+    weight: torch.Tensor
+    written: torch.Tensor | None = None
+
+
+def _judge(model: nn.Module, inputs: Mapping[str, torch.Tensor], targets: Targets | None) -> _Judged:
+    output = model(**inputs)
+    labels = inputs["labels"]
+    if targets is None:
+        weight = torch.tensor(float(len(labels)), dtype=torch.float64)
+        return _Judged(
+            guesses=output.logits.argmax(dim=-1),
+            truth=labels,
+            loss=output.loss.double() * len(labels),
+            weight=weight,
+        )
+    answers = answer(model, inputs, output.logits, targets)
+    weight = (labels != IGNORED).sum().double()
+    return _Judged(
+        guesses=answers.guesses,
+        truth=targets.classes(labels),
+        loss=output.loss.double() * weight,
+        weight=weight,
+        written=answers.written,
+    )
+
+
+def _numbers(parts: Sequence[torch.Tensor]) -> npt.NDArray[Any]:
+    found: npt.NDArray[Any] = torch.cat(list(parts)).cpu().numpy()
+    return found
+
+
+def _agreeing(truth: npt.NDArray[Any], found: npt.NDArray[Any]) -> int:
+    return int(accuracy_score(truth, found, normalize=False))

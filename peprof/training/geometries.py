@@ -27,7 +27,13 @@ _LARGE = {
     "num_attention_heads": 16,
     "intermediate_size": 4096,
 }
-_T5 = {"model_type": "t5", "vocab_size": 32128, "pad_token_id": 0, "eos_token_id": 1}
+_T5 = {
+    "model_type": "t5",
+    "vocab_size": 32128,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
 _T5_V1_1 = {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 _T5_SIZES: dict[str, dict[str, int]] = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},

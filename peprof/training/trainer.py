@@ -207,6 +207,8 @@ class Trainer:
                 total=score.total,
                 loss=score.loss,
                 time_s=score.time_s,
+                exact_matches=score.exact_matches,
+                invalid=score.invalid,
             )
         )
         return score.time_s

@@ -160,6 +160,7 @@ _DECIDING: dict[str, dict[str, object]] = {
     "data": {
         "name": "b", "path": "/b", "subset": "b", "text": ("b",), "label": "b", "max_length": 64,
         "train_split": "b", "validation_split": "b", "train_rows": 5, "validation_rows": 5,
+        "task": "text-to-text", "prefix": "b ", "verbalizers": ("b", "c"), "max_target_length": 5,
     },
     "train": {
         "batch_size": 5, "epochs": 5, "max_steps": 5, "learning_rate": 0.5, "weight_decay": 0.5,
@@ -180,11 +181,17 @@ _TOP_DECIDING = {"phases": ("short",), "seed": 2, "device": "cuda", "content": "
 _TOP_NOT_DECIDING = {"suite": "b", "offline_reason": "no network"}
 
 
+# Whose fields make sense together only.
+TEXT_TO_TEXT = {"task": "text-to-text", "verbalizers": ("x", "y"), "prefix": "x ", "max_target_length": 3}
+
+
 def changed(part: str, field: str, value: object) -> RunSpec:
     config = getattr(spec(), part)
     values = {**dict(config), field: value}
     if (part, field) == ("data", "path"):
         values["name"] = None
+    if field in TEXT_TO_TEXT:
+        values = {**TEXT_TO_TEXT, field: value, "name": values["name"]}
     return spec(**{part: type(config).model_validate(values)})
 
 
@@ -204,6 +211,11 @@ def test_whatever_does_not_decide_leaves_the_hash(part: str, field: str) -> None
     other = changed(part, field, _NOT_DECIDING[part][field])
     assert other != spec()
     assert other.run_id.rpartition("-")[2] == _RUN_ID.rpartition("-")[2]
+
+
+def test_whatever_decides_what_is_written_decides_the_id() -> None:
+    ids = {changed("data", field, _DECIDING["data"][field]).run_id for field in TEXT_TO_TEXT}
+    assert len(ids) == len(TEXT_TO_TEXT), "each differs from the others"
 
 
 def test_fields_of_the_run_itself() -> None:
