@@ -22,8 +22,8 @@ FORMATS = ("rich", "markdown", "json", "csv")
     "--columns",
     metavar="COLUMN,...",
     help="Show these columns: method, trainable, accuracy, memory, step, samples, train_time, status, "
-    "forward, backward, clip, optimizer, tokens, reserved, checkpoint, epoch_time, evaluation_time, steps, "
-    "outliers, seeds, run_ids.",
+    "exact_match, invalid, forward, backward, clip, optimizer, tokens, reserved, checkpoint, epoch_time, "
+    "evaluation_time, steps, outliers, seeds, run_ids.",
 )
 @click.option(
     "--group-by",

@@ -19,7 +19,7 @@ from peprof.reports.formats import (
 )
 from peprof.results.comparison import Leaderboard
 from peprof.results.record import Failure, Status
-from peprof.results.rows import Row
+from peprof.results.rows import Accuracy, Row
 from peprof.results.statistics import Quartiles
 
 #: Marks the rows on the Pareto front, and accuracies that can't be told from the best.
@@ -211,6 +211,26 @@ def _accuracy_raw(row: Row) -> dict[str, object]:
     }
 
 
+def _written(key: str, header: Sequence[str], part: Callable[[Accuracy], float | None]) -> Column:
+    """A column of a share of the answers that a text-to-text task writes."""
+
+    def value(row: Row) -> float | None:
+        return part(row.accuracy) if row.accuracy else None
+
+    def cell(row: Row, _board: Leaderboard) -> Cell:
+        share = value(row)
+        return _NOTHING if share is None else Cell(parts=(human_percent(share),))
+
+    return Column(
+        key=key,
+        header=tuple(header),
+        importance=None,
+        cell=cell,
+        raw=lambda row: {key: value(row)},
+        order=value,
+    )
+
+
 def _measure(
     key: str,
     header: Sequence[str],
@@ -307,6 +327,8 @@ _ALL = (
         order=lambda row: row.status,
         numeric=False,
     ),
+    _written("exact_match", ("exact", "match %"), lambda accuracy: accuracy.exact_match),
+    _written("invalid", ("invalid", "answers %"), lambda accuracy: accuracy.invalid),
     _measure("forward", ("forward",), "forward", human_seconds),
     _measure("backward", ("backward",), "backward", human_seconds),
     _measure("clip", ("clip",), "clip", human_seconds),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from peprof.reports.columns import FRONT_MARK, NOISE_MARK, failure_words
+from peprof.reports.formats import human_percent
 from peprof.results.comparison import Difference, Leaderboard
 from peprof.results.rows import Row
 from peprof.results.statistics import OUTLIER_THRESHOLD
@@ -29,6 +30,7 @@ def main_conditions(board: Leaderboard) -> list[str]:
         device += ", 1 thread" if known["threads"] == "1" else f", {known['threads']} threads"
     parts = [
         f"batch {known['batch size']} × {known['max length']} tokens",
+        task if (task := known.get("task", "classification")) != "classification" else None,
         known["dtype"],
         known.get("attention kernel") or known["attention"],
         known.get("geometry"),
@@ -99,7 +101,25 @@ def _accuracy_notes(board: Leaderboard) -> list[str]:
     notes.append(f"{mean}± is the 95 % Wilson interval at {rows} validation rows.")
     if any(row.within_noise for row in board.rows):
         notes.append(f"{NOISE_MARK} within noise of the best accuracy: the intervals overlap.")
-    return notes
+    return [*notes, *_written_notes(known)]
+
+
+def _written_notes(rows: Iterable[Row]) -> list[str]:
+    """What a text-to-text task wrote when nobody chose among its first tokens."""
+    written = [
+        (row.name, row.accuracy.exact_match, row.accuracy.invalid)
+        for row in rows
+        if row.accuracy and row.accuracy.exact_match is not None and row.accuracy.invalid is not None
+    ]
+    if not written:
+        return []
+    exact = [f"{name} {human_percent(match)}" for name, match, _ in written]
+    strange = [f"{name} {human_percent(invalid)}" for name, _, invalid in written if invalid > 0]
+    return [
+        "Accuracy is by the first token, among the classes' words only. "
+        f"Written greedily, exactly right (%): {_listed(exact)}; "
+        + (f"no class's word (%): {_listed(strange)}." if strange else "every answer is a class's word.")
+    ]
 
 
 def _synthetic_notes(board: Leaderboard) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from peprof.results.record import RunRecord
 from peprof.suite.planning import RunSpec
+from peprof.suite.schema import DataConfig
 
 # The data's name says nothing once its fingerprint is known: equal data may go by several names.
 _NAME, _FINGERPRINT = "data", "data fingerprint"
@@ -28,6 +29,7 @@ def asked_conditions(spec: RunSpec) -> dict[str, str]:
         _NAME: _data_name(spec),
         "batch size": str(train.batch_size),
         "max length": str(data.max_length),
+        "task": _task(data),
         "optimizer": train.optimizer,
         "gradient clipping": f"{train.max_grad_norm:g}" if train.max_grad_norm is not None else "off",
         "device": spec.device,
@@ -50,6 +52,14 @@ def _data_name(spec: RunSpec) -> str:
         if rows is not None
     ]
     return ", ".join([name, *limits])
+
+
+def _task(data: DataConfig) -> str:
+    """What is done with the data; for text-to-text with all that decides what is read and written."""
+    if data.task == "classification":
+        return data.task
+    words = " / ".join(data.verbalizers)
+    return f'{data.task}, "{data.prefix}…" → {words}, {data.max_target_length} target tokens'
 
 
 def _training(spec: RunSpec) -> str:

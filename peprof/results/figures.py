@@ -41,12 +41,18 @@ class ShortFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyFigures:
-    """The last evaluation of a run: share of rows classified rightly, with its 95 % Wilson interval."""
+    """The last evaluation of a run: share of rows classified rightly, with its 95 % Wilson interval.
+
+    Where answers are written, also the shares of those that are exactly the right word, and of those that are
+    no class's word; ``None`` elsewhere.
+    """
 
     value: float
     low: float
     high: float
     total: int
+    exact_match: float | None = None
+    invalid: float | None = None
 
 
 def short_figures(short: ShortResult | None) -> ShortFigures | None:
@@ -81,7 +87,12 @@ def accuracy_figures(record: RunRecord) -> AccuracyFigures | None:
         return None
     interval = wilson_interval(last.correct, last.total)
     return AccuracyFigures(
-        value=last.correct / last.total, low=interval.low, high=interval.high, total=last.total
+        value=last.correct / last.total,
+        low=interval.low,
+        high=interval.high,
+        total=last.total,
+        exact_match=None if last.exact_matches is None else last.exact_matches / last.total,
+        invalid=None if last.invalid is None else last.invalid / last.total,
     )
 
 

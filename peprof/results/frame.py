@@ -36,6 +36,7 @@ COLUMNS: dict[str, str] = {
     "attention": "string",
     "geometry": "string",
     "data": "string",
+    "task": "string",
     "data_fingerprint": "string",
     "synthetic_data": "boolean",
     "synthetic_weights": "boolean",
@@ -52,6 +53,8 @@ COLUMNS: dict[str, str] = {
     "accuracy_low": "Float64",
     "accuracy_high": "Float64",
     "validation_total": "Int64",
+    "exact_match": "Float64",
+    "invalid": "Float64",
     "peak_allocated_bytes": "Int64",
     "peak_reserved_bytes": "Int64",
     **{f"{phase}_s{end}": "Float64" for phase in _PHASES for end in ("", "_q1", "_q3")},
@@ -134,6 +137,7 @@ def _asked(record: RunRecord) -> dict[str, Any]:
         "dtype": spec.model.dtype,
         "attention": spec.model.attention,
         "data": spec.data.name or spec.data.path,
+        "task": spec.data.task,
         "batch_size": spec.train.batch_size,
         "max_length": spec.data.max_length,
         "learning_rate": spec.train.learning_rate,
@@ -190,6 +194,8 @@ def _full(record: RunRecord) -> dict[str, Any]:
             "accuracy_low": accuracy.low,
             "accuracy_high": accuracy.high,
             "validation_total": accuracy.total,
+            "exact_match": accuracy.exact_match,
+            "invalid": accuracy.invalid,
         }
     if record.full:
         row |= {

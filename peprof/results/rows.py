@@ -32,12 +32,17 @@ class Accuracy:
             of them make it no narrower.
         total: validation rows.
         by_seed: seed -> its accuracy.
+        exact_match: share of the answers, mean over the seeds, that are written exactly as the right word;
+            ``None`` where nothing is written.
+        invalid: the same for those that are no class's word.
     """
 
     value: float
     interval: Interval
     total: int
     by_seed: Mapping[int, float]
+    exact_match: float | None = None
+    invalid: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,4 +252,11 @@ def _accuracy(runs: Sequence[RunRecord]) -> Accuracy | None:
         interval=wilson_interval(min(value * total, total), total),
         total=total,
         by_seed={seed: found.value for seed, found in known},
+        exact_match=_mean(found.exact_match for _, found in known),
+        invalid=_mean(found.invalid for _, found in known),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

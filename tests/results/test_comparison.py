@@ -41,6 +41,7 @@ def test_conditions_of_a_finished_run():
         "data": "stanfordnlp/sst2",
         "batch size": "16",
         "max length": "64",
+        "task": "classification",
         "optimizer": "adamw",
         "gradient clipping": "1",
         "device": "cpu",
