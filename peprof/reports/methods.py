@@ -33,6 +33,8 @@ ARCHITECTURES = {
     "roberta": "RoBERTa",
     "t5": "T5",
     "llama": "Llama",
+    "T5ForConditionalGeneration": "T5 that generates",
+    "T5ForSequenceClassification": "T5 that classifies",
 }
 
 
@@ -58,7 +60,7 @@ def print_methods(console: Console, entries: Sequence[MethodEntry]) -> None:
                 f"  {entry.name}",
                 said(console, entry.problem or entry.facts.trains or _prose(entry.summary)),
                 "" if problem else "yes" if entry.facts.merges else "no",
-                said(console, ", ".join(map(_architecture, entry.facts.unsupported))),
+                said(console, ", ".join(dict.fromkeys(map(_architecture, entry.facts.unsupported)))),
                 said(console, entry.facts.paper),
                 style="red" if problem else "",
             )
@@ -134,8 +136,9 @@ def _facts(entry: MethodEntry) -> Iterable[tuple[str, str]]:
     if facts.trains:
         yield "trains", facts.trains
     yield "merges", "yes, for inference at no extra cost" if facts.merges else "no"
-    for architecture, reason in facts.unsupported.items():
-        yield "not on", f"{_architecture(architecture)}: {reason}"
+    reasons = {f"{_architecture(name)}: {reason}" for name, reason in facts.unsupported.items()}
+    for reason in sorted(reasons):
+        yield "not on", reason
     yield "from", f"{entry.distribution or 'an unknown distribution'} ({entry.value})"
 
 
@@ -149,6 +152,8 @@ def _rank(entry: MethodEntry) -> tuple[int, str]:
 
 
 def _architecture(name: str) -> str:
+    if name.endswith("ForCausalLM"):
+        return "language models"
     return ARCHITECTURES.get(name, name)
 
 

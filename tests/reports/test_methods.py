@@ -48,6 +48,7 @@ def test_the_table_groups_by_family_in_a_fixed_order_and_says_what_is_refused() 
         entry("a-ladder", family="side network", trains="a side network", unsupported={"t5": "no"}),
         entry("b-lora", family="low rank", trains="two matrices", merges=True, paper="Hu et al. 2021"),
         entry("c-own", trains=""),
+        entry("d-head", trains="h", unsupported={"LlamaForCausalLM": "x", "MistralForCausalLM": "x"}),
     ]
     lines = [line.split() for line in printed(print_methods, entries).splitlines() if line.strip()]
     firsts = [words[0] for words in lines]
@@ -57,6 +58,7 @@ def test_the_table_groups_by_family_in_a_fixed_order_and_says_what_is_refused() 
     rows = {words[0]: words[1:] for words in lines}
     assert rows["b-lora"] == ["two", "matrices", "yes", "Hu", "et", "al.", "2021"]
     assert rows["a-ladder"] == ["a", "side", "network", "no", "T5"]
+    assert rows["d-head"] == ["h", "no", "language", "models"]
     assert rows["c-own"] == ["A", "low-rank", "update.", "no"]
 
 
