@@ -35,7 +35,8 @@ def empirical_fisher(
     hooks = []
     for name, weight in weights.items():
         weight.requires_grad_(True)
-        hooks.append(weight.register_post_accumulate_grad_hook(_adder(sums[name])))
+        added = weight.register_post_accumulate_grad_hook(_adder(sums[name]))  # type: ignore[no-untyped-call]
+        hooks.append(added)
     model.eval()
     seen = 0
     try:

@@ -43,7 +43,7 @@ class SomeParameters:
 
     Args:
         roles: of modules all of whose parameters are trained; the head is trained anyway.
-        patterns: of qualified names, as in a shell: ``*.layer.11.*`` or ``*.bias``. Each must match something.
+        patterns: of qualified names, as in a shell: ``*.layer.11.*`` or ``*.bias``; each must match one.
     """
 
     roles: tuple[BackboneRole, ...] = ()

@@ -37,8 +37,8 @@ class SelectedLinear(AdaptedLinear):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer: (..., in_features) -> (..., out_features).
 
-        Saved for backward: the input, and nothing else that wasn't there. Two calls at the same time, from two
-        threads, would see each other's weight.
+        Saved for backward: the input, and nothing else that wasn't there. Two calls at the same time, from
+        two threads, would see each other's weight.
         """
         result: Tensor = _SelectedLinear.apply(  # type: ignore[no-untyped-call]
             input, self.weight, self.bias, self.selected, self.selected_indices
