@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peprof_methods.architectures import Architecture, Stack, architecture_of, join
+from peprof_methods.architectures import architecture_of
 from peprof_methods.errors import require
-from peprof_methods.fusions import AttentionFusion, DynamicFusion, Fusion, StaticFusion, WindowFusion
-from peprof_methods.ladder import EncoderLadder, Ladder, Rungs
-from peprof_methods.ladder_causal import CausalLadder
-from peprof_methods.ladder_t5 import T5DecoderLadder, T5EncoderLadder
-from peprof_methods.roles import freeze_backbone, stack_layers
-from peprof_methods.side_layers import initialise, new_layer, shrunken_config
+from peprof_methods.fisher import empirical_fisher
+from peprof_methods.ladder import Ladder
+from peprof_methods.ladder_plan import StackPlan
+from peprof_methods.roles import freeze_backbone
+from peprof_methods.side_pruning import embedding_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +55,9 @@ class LadderSideTuning:
             T5-base.
         downsample_rank: each down_i as a product of two matrices of this rank (as QST does, Zhang et al.
             2024, arXiv:2401.07004); ``None`` for one matrix.
+        init: where side layers' weights come from: "random", or "pruned": from the backbone layer beside
+            each, of whose matrices the rows that matter most are kept, by squared gradients of the loss.
+        importance_examples: how many training examples "pruned" looks at.
     """
 
     family: ClassVar[str] = "side network"
@@ -74,6 +75,8 @@ class LadderSideTuning:
     fused_last_layers: int = 1
     backbone_layers: tuple[int, ...] | None = None
     downsample_rank: int | None = None
+    init: Literal["random", "pruned"] = "random"
+    importance_examples: int = 1024
 
     def __post_init__(self) -> None:
         require(self.reduction >= 1, "reduction", self.reduction, "at least 1")
@@ -94,9 +97,15 @@ class LadderSideTuning:
             require(rising, "backbone_layers", chosen, "different layers in rising order, from 0, or none")
         if self.downsample_rank is not None:
             require(self.downsample_rank >= 1, "downsample_rank", self.downsample_rank, "at least 1, or none")
+        require(self.init in ("random", "pruned"), "init", self.init, "random or pruned")
+        require(self.importance_examples >= 1, "importance_examples", self.importance_examples, "at least 1")
+
+    def examples_needed(self) -> int:
+        """How many training examples ``apply_with_data`` looks at."""
+        return self.importance_examples if self.init == "pruned" else 0
 
     def apply(self, model: PreTrainedModel) -> nn.Module:
-        """Freeze the backbone and put a ladder beside it.
+        """Freeze the backbone and put a ladder beside it, whose weights are random.
 
         Args:
             model: changed in place: a ``Ladder`` holding a stack of layers replaces the stack.
@@ -109,144 +118,50 @@ class LadderSideTuning:
                 the number of heads, or there is no such backbone layer.
             UnsupportedModelError: for an unknown architecture.
         """
-        architecture = architecture_of(model)
-        plans = [_StackPlan.of(self, model, architecture, stack) for stack in architecture.stacks]
-        freeze_backbone(model)
+        self._build(model, self._plans(model))
+        return model
+
+    def apply_with_data(self, model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> nn.Module:
+        """As ``apply``, with side layers that descend from the backbone's where ``init`` says so.
+
+        Args:
+            model: changed in place, as ``apply`` does.
+            batches: the model's keyword arguments, labels included, on the model's device.
+
+        Returns:
+            The same model, called as before.
+
+        Raises:
+            ValueError: as ``apply``, or if there is no example.
+            UnsupportedModelError: for an unknown architecture.
+        """
+        if self.init == "random":
+            return self.apply(model)
+        plans = self._plans(model)
+        embedding = model.get_input_embeddings().weight
+        assert isinstance(embedding, Tensor)
+        weights = {"embedding": embedding}
         for plan in plans:
-            ladder = plan.ladder(self)
+            weights |= plan.weights()
+        importance = empirical_fisher(model, weights, batches, examples=self.importance_examples)
+        first = embedding_columns(importance["embedding"].sum(0), embedding.shape[1] // self.reduction)
+        last: Tensor | None = None
+        for plan, ladder in zip(plans, self._build(model, plans), strict=True):
+            last = plan.prune(ladder, importance, columns=first, encoder_columns=last)
+        return model
+
+    def _plans(self, model: PreTrainedModel) -> list[StackPlan]:
+        architecture = architecture_of(model)
+        return [StackPlan.of(self, model, architecture, stack) for stack in architecture.stacks]
+
+    def _build(self, model: PreTrainedModel, plans: list[StackPlan]) -> list[Ladder]:
+        freeze_backbone(model)
+        ladders = [plan.ladder(self) for plan in plans]
+        for plan, ladder in zip(plans, ladders, strict=True):
             model.set_submodule(plan.path, ladder)
             ladder.train(model.training)
-        if architecture.family in ("t5", "llama"):
+        if plans[0].architecture.family in ("t5", "llama"):
             model.config.use_cache = False
             if getattr(model, "generation_config", None) is not None:
                 model.generation_config.use_cache = False
-        return model
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StackPlan:
-    """What a ladder beside one stack will look like; nothing of the model is changed by making a plan.
-
-    Args:
-        architecture: of the model.
-        name: ``encoder`` or ``decoder``.
-        path: of the module that the ladder replaces.
-        module: that it replaces.
-        layers_path: of its layers.
-        layers: of the backbone.
-        feeds: which of them feed which side layer.
-        config: of the side layers.
-        full: the stack's own configuration.
-    """
-
-    architecture: Architecture
-    name: str
-    path: str
-    module: nn.Module
-    layers_path: str
-    layers: nn.ModuleList
-    feeds: tuple[tuple[int, ...], ...]
-    config: Any
-    full: Any
-
-    @classmethod
-    def of(
-        cls, method: LadderSideTuning, model: PreTrainedModel, architecture: Architecture, stack: Stack
-    ) -> _StackPlan:
-        layers = stack_layers(model, stack)
-        # An encoder's embeddings stand beside its stack, those of the others are part of it.
-        whole = architecture.family in ("t5", "llama")
-        path = join(architecture.backbone, stack.path) if whole else architecture.backbone
-        module = model.get_submodule(path)
-        full = module.config
-        return cls(
-            architecture=architecture,
-            name=stack.name,
-            path=path,
-            module=module,
-            layers_path=stack.layers if whole else join(stack.path, stack.layers),
-            layers=layers,
-            feeds=_feeds(method, len(layers), stack.name),
-            config=shrunken_config(
-                architecture,
-                full,
-                reduction=method.reduction,
-                attention_heads=method.side_heads,
-                dropout=method.dropout,
-            ),
-            full=full,
-        )
-
-    def ladder(self, method: LadderSideTuning) -> Ladder:
-        """Make it, with random weights, of the backbone's dtype and on its device."""
-        like = next(self.layers[0].parameters())
-        with torch.device(like.device):
-            ladder = self._ladder(self._rungs(method))
-        for name, child in ladder.named_children():
-            if name not in ("backbone", "rotary"):  # the first may have several dtypes, the other is exact
-                child.to(like.dtype)
-        return ladder
-
-    def _rungs(self, method: LadderSideTuning) -> Rungs:
-        side_layers = []
-        for rung, fed_by in enumerate(self.feeds):
-            layer = new_layer(type(self.layers[0]), self.config, index=fed_by[-1], first=rung == 0)
-            initialise(self.architecture, layer, self.config, reduction=method.reduction)
-            side_layers.append(layer)
-        return Rungs(
-            feeds=self.feeds,
-            side_layers=side_layers,
-            fusion=self._fusion(method),
-            width=getattr(self.full, self.architecture.width),
-            side_width=getattr(self.config, self.architecture.width),
-            downsample_rank=method.downsample_rank,
-            embeddings_to_every_layer=method.embeddings_to_every_layer,
-        )
-
-    def _fusion(self, method: LadderSideTuning) -> Fusion:
-        count, width = len(self.feeds), getattr(self.config, self.architecture.width)
-        causal = self.name == "decoder"
-        heads = getattr(self.config, self.architecture.attention_heads)
-        dropout = getattr(self.config, self.architecture.layer_dropouts[-1])
-        if method.fusion == "static":
-            return StaticFusion(len(self.layers), [fed_by[-1] for fed_by in self.feeds], method.temperature)
-        if method.fusion == "dynamic":
-            return DynamicFusion(count, width, causal=causal)
-        if width % heads:
-            raise ValueError(
-                f"fusion={method.fusion!r}: expected a side width, {width}, of {heads} equal heads"
-            )
-        if method.fusion == "attention":
-            return AttentionFusion(count, width, heads=heads, dropout=dropout, causal=causal)
-        return WindowFusion(count, width, window=method.window, heads=heads, dropout=dropout)
-
-    def _ladder(self, rungs: Rungs) -> Ladder:
-        common: dict[str, Any] = {"layers_path": self.layers_path, "rungs": rungs}
-        width = rungs.side_width
-        kind_of_norm: Any
-        if self.architecture.family == "t5":
-            kind_of_norm = type(self.module.final_layer_norm)
-            common["final_norm"] = kind_of_norm(width, eps=self.config.layer_norm_epsilon)
-            kind = T5EncoderLadder if self.name == "encoder" else T5DecoderLadder
-            return kind(self.module, dropout=self.config.dropout_rate, **common)
-        if self.architecture.family == "llama":
-            kind_of_norm = type(self.module.norm)
-            kind_of_rotary: Any = type(self.module.rotary_emb)
-            common["final_norm"] = kind_of_norm(width, eps=self.config.rms_norm_eps)
-            return CausalLadder(self.module, rotary=kind_of_rotary(self.config), **common)
-        return EncoderLadder(self.module, head_reads_first=self.architecture.head_reads == "first", **common)
-
-
-def _feeds(method: LadderSideTuning, depth: int, name: str) -> tuple[tuple[int, ...], ...]:
-    """For each side layer the backbone layers that feed it."""
-    chosen = tuple(range(depth)) if method.backbone_layers is None else tuple(method.backbone_layers)
-    if chosen[-1] >= depth:
-        raise ValueError(
-            f"backbone_layers={chosen}: expected layers from 0 to {depth - 1}, which the {name} has"
-        )
-    count = method.fused_last_layers
-    if count > len(chosen):
-        raise ValueError(
-            f"fused_last_layers={count}: expected at most {len(chosen)}, the side layers of the {name}"
-        )
-    return (*((index,) for index in chosen[:-count]), chosen[-count:])
+        return ladders

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from peprof_methods.architectures import Architecture
+from peprof_methods.side_pruning import HeadShape
 
 
 def shrunken_config(
@@ -61,6 +62,14 @@ def _attention_width(architecture: Architecture, config: Any) -> int:
     heads: int = getattr(config, architecture.attention_heads)
     width: int | None = getattr(config, architecture.head_width, None) if architecture.head_width else None
     return heads * (width or getattr(config, architecture.width) // heads)
+
+
+def heads_of(architecture: Architecture, config: Any) -> HeadShape:
+    """The heads of a configuration's layers."""
+    queries: int = getattr(config, architecture.attention_heads)
+    keys: int = config.num_key_value_heads if architecture.family == "llama" else queries
+    width = _attention_width(architecture, config) // queries
+    return HeadShape(queries=queries, keys=keys, width=width)
 
 
 def _narrow_rotary_heads(architecture: Architecture, config: Any, small: Any, reduction: int) -> None:

@@ -40,6 +40,7 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "lst": {"reduction": 4},
     "lst/dynamic": {"reduction": 4, "fusion": "dynamic", "embeddings_to_every_layer": True},
     "lst/attention": {"reduction": 4, "fusion": "attention", "fused_last_layers": 2, "downsample_rank": 3},
+    "lst/pruned": {"reduction": 4, "init": "pruned", "importance_examples": 4},
     "lst/window": {"reduction": 2, "fusion": "window", "window": 3},
 }
 LEARNING_RATES: dict[str, float] = {
