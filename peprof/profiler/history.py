@@ -121,7 +121,9 @@ def _claimed(blocks: list[Lifetime], claims: Iterable[Claim]) -> tuple[dict[int,
             continue
         before = [b for b in by_address.get(claim.address, ()) if b.ordinal < claim.allocations]
         # When the ledger looked, the last block had been handed out, so what was free by then is another's.
-        looked = births[claim.allocations - 1] if claim.allocations else -1
+        # A history that somebody has switched off in the step is shorter than what was counted.
+        last = min(claim.allocations, len(births))
+        looked = births[last - 1] if last else -1
         if before and before[-1].freed > looked:
             categories.setdefault(id(before[-1]), claim.category)
         else:

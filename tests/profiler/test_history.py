@@ -199,6 +199,26 @@ def test_a_history_that_others_had_begun_is_left_out() -> None:
     assert found.pool is not None and found.pool.requested.total_bytes == found.peak_bytes
 
 
+def test_what_a_history_that_is_switched_off_in_the_step_misses_is_a_residual() -> None:
+    step = MlpStep(64, 256, 2, adam=True)
+    cuda = FakeCuda()
+
+    def run(batch: Any, mark: Any) -> None:
+        mark("forward")
+        loss = step.model(batch).square().mean()
+        cuda.memory._record_memory_history(enabled=None, stacks="python")
+        mark("backward")
+        loss.backward()
+        mark(None)
+
+    found = run_on_fake_gpu(cuda, step.model, step.optimizer, torch.randn(32, 64), run)
+    for moment in (found.pool.requested, found.pool.allocated):
+        assert moment.residual_bytes == moment.categories["unattributed"] > 0
+        assert sum(moment.categories.values()) == moment.total_bytes
+    assert found.pool.unmatched_storages > 0
+    assert sum(found.peak.categories.values()) == found.peak_bytes
+
+
 def test_there_is_no_snapshot_elsewhere(tmp_path: Path) -> None:
     step = MlpStep(4, 8, 2, adam=False)
     for device in ("cpu", "meta"):
