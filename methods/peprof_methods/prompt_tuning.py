@@ -178,7 +178,10 @@ class PromptTuning:
     An encoder's head reads the first position, which pre-training made for that: there they stand behind it
     ([CLS] prompt text). The ``peft`` library puts them before it, so that its head reads a prompt's position.
 
-    A prompt lengthens every input: all layers compute and keep that much more. The head is trained too.
+    Nor does a language model learn to predict the first token from the prompt, as with that library.
+
+    A prompt lengthens every input: all layers compute and keep that much more. It wants a large learning rate
+    (0.3 in the paper). The head is trained too.
 
     Args:
         tokens: how many; the paper's is 100. They count against the positions of encoders.
