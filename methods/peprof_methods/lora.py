@@ -1,17 +1,29 @@
-"""LoRA (Hu et al. 2021, arXiv:2106.09685)."""
+"""LoRA (Hu et al. 2021, arXiv:2106.09685), with rsLoRA's scale and LoRA+'s learning rate as options."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peprof_methods.errors import require
 from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
-from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, freeze_backbone, linears_by_role
+from peprof_methods.low_rank import low_rank_linear
+from peprof_methods.low_rank_options import (
+    Scaling,
+    adapt,
+    check_alpha,
+    check_dropout,
+    check_rank,
+    check_ratio,
+    check_scaling,
+    groups_with_faster_b,
+    scale_of,
+)
+from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles
 
 
 class LoRALinear(AdaptedLinear):
@@ -38,11 +50,7 @@ class LoRALinear(AdaptedLinear):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Apply the layer.
-
-        One activation-sized tensor is made, the result: the update is added to it in place by the product
-        with B, which applies the scale on the way. Saved for backward: the input (A's gradient needs it) and
-        one tensor of ``rank`` columns; never a tensor the size of W.
+        """Apply the layer; see ``low_rank_linear`` for what it makes and keeps.
 
         Args:
             input: (..., in_features)
@@ -50,26 +58,27 @@ class LoRALinear(AdaptedLinear):
         Returns:
             (..., out_features)
         """
-        # Two dimensions: with more, a linear call returns a view, on which in-place work costs autograd more.
-        rows = input.reshape(-1, self.in_features)
-        result = F.linear(rows, self.weight, self.bias)
-        dropped = F.dropout(rows, self.dropout) if self.dropout and self.training else rows
-        low = F.linear(dropped, self.lora_A)
-        # Under autocast the linear calls return its dtype, while an in-place product isn't cast.
-        result = result.addmm_(low, self.lora_B.to(result.dtype).t(), alpha=self.scale)
+        result = low_rank_linear(
+            input.reshape(-1, self.in_features),
+            self.weight,
+            self.bias,
+            self.lora_A,
+            self.lora_B,
+            scale=self.scale,
+            dropout=self.dropout if self.training else 0.0,
+        )
         return result.view(*input.shape[:-1], self.out_features)
 
     def merged(self) -> nn.Linear:
         """A plain layer with weight W + scale * B A, computed in float32 at least; it shares the bias."""
         wide = torch.promote_types(self.weight.dtype, torch.float32)
-        weight = torch.addmm(
-            self.weight.detach().to(wide),
-            self.lora_B.detach().to(wide),
-            self.lora_A.detach().to(wide),
-            alpha=self.scale,
-        )
         bias = None if self.bias is None else self.bias.detach()
-        return plain_linear(weight.to(self.weight.dtype), bias, training=self.training)
+        return plain_linear(self.adapted_weight(wide).to(self.weight.dtype), bias, training=self.training)
+
+    def adapted_weight(self, dtype: torch.dtype) -> Tensor:
+        """W + scale * B A: (out_features, in_features)."""
+        weight, a, b = (tensor.detach().to(dtype) for tensor in (self.weight, self.lora_A, self.lora_B))
+        return torch.addmm(weight, b, a, alpha=self.scale)
 
     def extra_repr(self) -> str:
         """The options, for ``print(model)``."""
@@ -84,29 +93,44 @@ class LoRA:
     A is Kaiming-uniform (sqrt 5) and B zero at first, so training starts from the backbone's function. A and
     B have the dtype of the weight they adapt. The head is trained too.
 
+    A trained A needs its input x in backward: that is most of what LoRA saves there.
+
     Args:
         rank: of the update of each target.
-        alpha: the update is scaled by alpha / rank.
-        dropout: rate on the update's input; above 0 it saves a mask and a second copy of each input.
+        alpha: the update is scaled by alpha / rank, or as ``scaling`` says.
+        dropout: rate on the update's input; above 0 it saves a mask of one byte for each of its entries.
         targets: roles of the linear layers that are adapted.
+        scaling: ``standard`` for alpha / rank; ``rank_stabilized`` for alpha / sqrt(rank) (rsLoRA,
+            Kalajdzievski 2023, arXiv:2312.03732).
+        b_learning_rate_ratio: learning rate of B over that of everything else (LoRA+, Hayou et al. 2024,
+            arXiv:2402.12354, who advise 16).
     """
+
+    family: ClassVar[str] = "low rank"
+    paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
+    trains: ClassVar[str] = "A and B of each target, and the head"
+    unsupported: ClassVar[Mapping[str, str]] = {}
 
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
     targets: tuple[LinearRole, ...] = ("attention.query", "attention.value")
+    scaling: Scaling = "standard"
+    b_learning_rate_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.rank >= 1, "rank", self.rank, "at least 1")
-        require(0 < self.alpha < math.inf, "alpha", self.alpha, "a positive number")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        check_rank(self.rank)
+        check_alpha(self.alpha)
+        check_dropout(self.dropout)
+        check_scaling(self.scaling)
+        check_ratio(self.b_learning_rate_ratio)
         object.__setattr__(self, "targets", checked_roles(self.targets, known=LINEAR_ROLES, option="targets"))
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Freeze the backbone and put a low-rank update beside each target.
 
         Args:
-            model: a sequence classifier; changed in place.
+            model: of a supported architecture; changed in place.
 
         Returns:
             The same model.
@@ -114,13 +138,18 @@ class LoRA:
         Raises:
             UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
         """
-        linears = linears_by_role(model, self.targets)
-        freeze_backbone(model)
-        scale = self.alpha / self.rank
-        for name, linear in linears.items():
-            adapted = LoRALinear(linear, rank=self.rank, scale=scale, dropout=self.dropout)
-            model.set_submodule(name, adapted.train(linear.training))
-        return model
+        scale = scale_of(self.alpha, self.rank, self.scaling)
+
+        def make(linear: nn.Linear) -> LoRALinear:
+            return LoRALinear(linear, rank=self.rank, scale=scale, dropout=self.dropout)
+
+        return adapt(model, self.targets, make)
+
+    def parameter_groups(
+        self, model: nn.Module, learning_rate: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """Matrices decay, vectors don't; B has its own learning rate where that is asked for."""
+        return groups_with_faster_b(model, learning_rate, weight_decay, ratio=self.b_learning_rate_ratio)
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Fold each update into its weight, for inference without extra cost.

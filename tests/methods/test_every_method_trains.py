@@ -34,6 +34,8 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {
         "targets": ["attention.key", "attention.output", "feedforward.up", "feedforward.down"],
         "rank": 3,
     },
+    "dora/dropout": {"dropout": 0.2, "targets": ["attention.output", "feedforward.down"]},
+    "vera/dropout": {"dropout": 0.2, "targets": ["attention.key", "feedforward.up", "feedforward.down"]},
     "prompt_tuning": {"tokens": 3},
     "prompt_tuning/random": {"tokens": 3, "init": "random"},
     "compacter/rank 2": {"bottleneck": 6, "n": 2, "rank": 2, "activation": "relu"},
@@ -47,6 +49,8 @@ LEARNING_RATES: dict[str, float] = {
     "sparse": 2e-2,
     "layernorm": 1e-2,
     "ia3": 2e-2,
+    "vera": 2e-2,
+    "adalora": 1e-2,
     "prompt_tuning": 0.1,
     "p_tuning_v2": 3e-2,
 }
