@@ -81,6 +81,21 @@ def test_blocks_go_to_storages_by_address_and_time_and_the_rest_to_operators() -
     assert found.unmatched_storages == 2
 
 
+def test_what_is_asked_for_between_operators_is_nobodys_and_what_is_free_is_no_storages() -> None:
+    entries = [
+        alloc(512, 100),  # 0: scratch of relu
+        *freed(512, 100),
+        alloc(1024, 300),  # 1: between operators
+        alloc(2048, 200),  # 2: the output of mm
+    ]
+    recording = Recording(segments=[], entries=entries, peak_requested_bytes=500, peak_allocated_bytes=1024)
+    calls = [Call(0, 1, "aten.relu", "forward"), Call(2, 3, "aten.mm", "forward")]
+    claims = [Claim(2048, 3, "activations"), Claim(512, 2, "free by then")]
+    found = join(recording, claims, calls)
+    assert found.requested.categories == {"workspace:(between operators)": 300, "activations": 200}
+    assert found.unmatched_storages == 1
+
+
 def run_mlp(cuda: FakeCuda, **options: Any) -> StepProfile:
     step = MlpStep(64, 256, 2, adam=True)
     found: StepProfile = run_on_fake_gpu(
