@@ -65,6 +65,11 @@ class T5EncoderLadder(_T5Ladder):
     encoder's goes along as an attribute of that tensor, through whatever hands it on: nothing is copied.
     """
 
+    @property
+    def main_input_name(self) -> str:
+        """What ``generate`` asks of an encoder."""
+        return str(self.backbone.main_input_name)
+
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
         """Run backbone and ladder.
 
