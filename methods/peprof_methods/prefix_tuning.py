@@ -94,11 +94,10 @@ class PrefixTuning:
 
 @dataclass(frozen=True, kw_only=True)
 class PTuningV2:
-    """P-tuning v2 (Liu et al. 2022, arXiv:2110.07602): as prefix tuning, with the keys and values themselves
-    trained.
+    """P-tuning v2 (Liu et al. 2022, arXiv:2110.07602): trained keys and values before each attention's own.
 
-    They start from normal numbers with deviation 0.02. See ``PrefixTuning`` for where they stand. The head is
-    trained too.
+    Prefix tuning without the network that makes them: they are trained themselves, and start from normal
+    numbers with deviation 0.02. See ``PrefixTuning`` for where they stand. The head is trained too.
 
     Args:
         tokens: length of each prefix; 20 to 100 in the paper.

@@ -18,6 +18,32 @@ from peprof_methods.roles import freeze_backbone
 Init = Literal["random", "vocabulary"]
 
 
+class _Gap:
+    """Where a prompt goes into each row of a batch.
+
+    Args:
+        start: its first place: (batch, 1).
+        tokens: its length.
+        length: of the rows without it.
+
+    Attributes:
+        places: of the prompt: (batch, tokens).
+    """
+
+    def __init__(self, start: Tensor, tokens: int, length: int) -> None:
+        self.places = start + torch.arange(tokens, device=start.device)
+        new = torch.arange(tokens + length, device=start.device)
+        # For the prompt's own places any that exists will do.
+        self._source = torch.where(new < start, new, new - tokens).clamp(0, length - 1)
+
+    def put(self, rows: Tensor, value: Tensor | int) -> Tensor:
+        """(batch, length) -> (batch, tokens + length), with a value, or one each (tokens,), in the gap."""
+        wider = rows.gather(1, self._source)
+        if isinstance(value, Tensor):
+            return wider.scatter_(1, self.places, value.to(rows.dtype).expand_as(self.places))
+        return wider.scatter_(1, self.places, value)
+
+
 class Prompt(nn.Module):
     """Trained embeddings that are put among those of the input whenever the module that reads it is called.
 
@@ -74,30 +100,32 @@ class Prompt(nn.Module):
                 f"{length} tokens and a prompt of {count} need {count + length} positions; the model has "
                 f"{self.positions}: lower max_length or the prompt's tokens"
             )
-        start = self._start(ids, mask)
-        if mask is not None:
-            kwargs["attention_mask"] = self._put(mask, start, 1)
         cache = kwargs.get("past_key_values")
         if cache is not None and cache.get_seq_length() > 0:
+            if mask is not None:
+                kwargs["attention_mask"] = self._gap(mask, mask).put(mask, 1)
             if kwargs.get("position_ids") is not None:
                 kwargs["position_ids"] = kwargs["position_ids"] + count
             return (), {**kwargs, "input_ids": ids}
+        gap = self._gap(ids, mask)
+        if mask is not None:
+            kwargs["attention_mask"] = gap.put(mask, 1)
         if kwargs.get("position_ids") is not None:
             old = kwargs["position_ids"].expand(batch, -1)
-            behind = torch.arange(length, device=ids.device) >= start
+            behind = torch.arange(length, device=ids.device) >= gap.places[:, :1]
             own = torch.arange(count, device=ids.device) + int(self.behind_first)
-            kwargs["position_ids"] = self._put(old + count * behind, start, own)
+            kwargs["position_ids"] = gap.put(old + count * behind, own)
         if kwargs.get("token_type_ids") is not None:
-            kwargs["token_type_ids"] = self._put(kwargs["token_type_ids"], start, 0)
+            kwargs["token_type_ids"] = gap.put(kwargs["token_type_ids"], 0)
 
         # Embedded with any id in the prompt's places, which are then written over: so what goes in is made
         # once, where putting the parts together would make it twice.
-        embedded = reader.get_input_embeddings()(self._put(ids, start, 0))
+        embedded = reader.get_input_embeddings()(gap.put(ids, 0))
         if embedded.requires_grad and embedded.is_leaf:  # some libraries ask for its gradient
             embedded = embedded.clone()
         rows = torch.arange(batch, device=ids.device)[:, None]
         prompt = self.embedding.to(embedded.dtype)
-        kwargs["inputs_embeds"] = embedded.index_put_((rows, self._places(start)), prompt)
+        kwargs["inputs_embeds"] = embedded.index_put_((rows, gap.places), prompt)
         return (), kwargs
 
     def enter_decoder(
@@ -106,7 +134,7 @@ class Prompt(nn.Module):
         """Let a decoder's attention see what an encoder made of the prompt; arguments as of ``enter``."""
         mask = kwargs.get("encoder_attention_mask")
         if mask is not None:
-            kwargs = {**kwargs, "encoder_attention_mask": self._put(mask, self._start(mask, mask), 1)}
+            kwargs = {**kwargs, "encoder_attention_mask": self._gap(mask, mask).put(mask, 1)}
         return args, kwargs
 
     def leave(self, reader: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -142,17 +170,8 @@ class Prompt(nn.Module):
             return torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
         return (mask.cumsum(1) == 0).sum(1, keepdim=True)
 
-    def _places(self, start: Tensor) -> Tensor:
-        """All of the prompt's places: (batch, tokens)."""
-        return start + torch.arange(len(self.embedding), device=start.device)
-
-    def _put(self, row: Tensor, start: Tensor, value: Tensor | int) -> Tensor:
-        """(batch, length) -> (batch, tokens + length), with a value or one each (tokens,) in its places."""
-        count, length = len(self.embedding), row.shape[1]
-        new = torch.arange(count + length, device=row.device)
-        source = torch.where(new < start, new, (new - count).clamp(min=0)).clamp(max=length - 1)
-        values = torch.as_tensor(value, dtype=row.dtype, device=row.device).expand(len(row), count)
-        return row.gather(1, source).scatter(1, self._places(start), values)
+    def _gap(self, ids: Tensor, mask: Tensor | None) -> _Gap:
+        return _Gap(self._start(ids, mask), len(self.embedding), ids.shape[1])
 
     def extra_repr(self) -> str:
         """The options, for ``print(model)``."""
