@@ -87,7 +87,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 def test_the_side_network_of_t5_is_a_narrow_t5(
     architecture: str, side_heads: int | None, attention: str
 ) -> None:
-    """Position biases, masks, the decoder's attention to the side encoder, norms, head: as in a T5 of d / 4."""
+    """Position biases, masks, attention to the side encoder, norms, head: all as in a T5 of d / 4."""
     plain, inputs = tiny(architecture, seed=50, attention=attention), inputs_of(architecture)
     head = copy.deepcopy(plain)  # its head is called by itself below
     method = LadderSideTuning(reduction=4, side_heads=side_heads)
