@@ -1,4 +1,7 @@
-"""The same step on ``meta`` tensors, which hold no data, and on the CPU: the same bytes, all of them."""
+"""The same step on ``meta`` tensors, which hold no data, and on the CPU: the same bytes, all of them.
+
+Every method and setting is in ``test_every_method``; here are the kinds of attention and checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from peprof.breakdown.values import StepProfile
 from peprof.profiler.profile import profile_step
-from tests.profiler.models import BATCH, CLASSIFIERS, LENGTH, METHODS, batch_of, build
-
-# Every method with every pair of dtype, checkpointing and dropout; not every triple.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "fp32": {},
-    "fp32-checkpointed-dropout": {"checkpointing": False, "dropout": 0.1},
-    "bf16-dropout": {"dtype": torch.bfloat16, "dropout": 0.1},
-    "bf16-checkpointed": {"dtype": torch.bfloat16, "checkpointing": False},
-}
-CASES = [
-    *[(architecture, method) for architecture in CLASSIFIERS for method in METHODS],
-    *[(architecture, method) for architecture in ("t5", "llama") for method in ("full", "frozen")],
-]
+from tests.profiler.models import BATCH, LENGTH, METHODS, batch_of, build
 
 
 def profile_on(device: str, architecture: str, method: str, **settings: Any) -> StepProfile:
@@ -86,22 +77,6 @@ def check_same_but_for_norms(real: StepProfile, without_data: StepProfile, norms
         more = operators.pop("aten.native_layer_norm", 0) - expected.pop("aten.native_layer_norm", 0)
         assert operators == expected
         assert found.peak.total_bytes - phase.peak.total_bytes == more >= 0
-
-
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize(("architecture", "method"), CASES, ids=["-".join(case) for case in CASES])
-def test_meta_equals_cpu_to_the_byte(architecture: str, method: str, settings: dict[str, Any]) -> None:
-    real = profile_on("cpu", architecture, method, **settings)
-    without_data = profile_on("meta", architecture, method, **settings)
-    if "dtype" in settings and architecture in CLASSIFIERS:
-        model = build(architecture, method)
-        norms = sum(isinstance(module, torch.nn.LayerNorm) for module in model.modules())
-        check_same_but_for_norms(real, without_data, norms)
-    else:
-        check_same(real, without_data)
-    assert "unattributed" not in real.peak.categories
-    # Enabling them makes the embeddings' output need a gradient: even a frozen backbone is run again.
-    assert bool(real.activations.regions) == ("checkpointing" in settings and method != "lst")
 
 
 @pytest.mark.parametrize("method", METHODS)
