@@ -135,9 +135,19 @@ def make_short(
     )
 
 
-def make_full(*, correct: int = 790, total: int = 872, train_time_s: float = 600.0) -> FullResult:
+def make_full(
+    *,
+    correct: int = 790,
+    total: int = 872,
+    train_time_s: float = 600.0,
+    exact_matches: int | None = None,
+    invalid: int | None = None,
+) -> FullResult:
     first = Evaluation(step=10, train_time_s=1.0, correct=total // 2, total=total, loss=0.69, time_s=2.0)
-    last = Evaluation(step=300, train_time_s=train_time_s, correct=correct, total=total, loss=0.3, time_s=2.0)
+    last = Evaluation(
+        step=300, train_time_s=train_time_s, correct=correct, total=total, loss=0.3, time_s=2.0,
+        exact_matches=exact_matches, invalid=invalid,
+    )  # fmt: skip
     return FullResult(
         steps=300,
         epochs=3.0,

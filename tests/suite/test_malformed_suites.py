@@ -14,6 +14,7 @@ from tests.suite.conftest import Write
 HEAD = 'name = "a"\n'
 MODEL = '[model]\nname = "peprof/tiny"\n'
 DATA = '[data]\nname = "peprof/reviews"\n'
+WRITTEN = 'task = "text-to-text"\n'
 METHODS = '[[methods]]\nname = "full"\n[[methods]]\nname = "lora"\n'
 WHOLE = HEAD + MODEL + DATA + METHODS
 
@@ -53,6 +54,58 @@ CASES = [
         [
             'short.max_seconds: found "nine", a string; expected a number > 0, or "none". '
             "Did you mean 'none'?"
+        ],
+    ),
+    (
+        "text-to-text without words",
+        HEAD + MODEL + DATA + WRITTEN + METHODS,
+        [
+            "data.verbalizers: is missing; expected one word for each class, all different, as in "
+            '["negative", "positive"]'
+        ],
+    ),
+    (
+        "a word for two classes, no room for an answer",
+        HEAD + MODEL + DATA + WRITTEN + 'verbalizers = ["a", "a"]\nmax_target_length = 1\n' + METHODS,
+        [
+            'data.verbalizers: found ["a", "a"]; expected one word for each class, all different, as in '
+            '["negative", "positive"]',
+            "data.max_target_length: found 1; expected an integer >= 2 and <= 1000000",
+        ],
+    ),
+    (
+        "a task that isn't known",
+        HEAD + MODEL + DATA + 'task = "text2text"\n' + METHODS,
+        [
+            'data.task: found "text2text", a string; expected one of "classification", "text-to-text". '
+            "Did you mean 'text-to-text'?"
+        ],
+    ),
+    (
+        "words where nothing is written",
+        HEAD + MODEL + DATA + 'prefix = "sst2 sentence: "\nverbalizers = ["a", "b"]\n' + METHODS,
+        [
+            'data.prefix: found "sst2 sentence: ", a string; expected nothing here, or task = "text-to-text"',
+            'data.verbalizers: found ["a", "b"]; expected nothing here, or task = "text-to-text"',
+        ],
+    ),
+    (
+        "a pair of texts to be written about",
+        HEAD + MODEL + DATA + WRITTEN + 'text = ["a", "b"]\nverbalizers = ["a", "b"]\n' + METHODS,
+        [
+            'data.task: found "text-to-text", a string; expected "classification" for a pair of texts; '
+            "text-to-text takes one column"
+        ],
+    ),
+    (
+        "a matrix of tasks, and one of prefixes where nothing is written",
+        WHOLE + '[matrix]\ndata.task = ["classification", "text-to-text"]\ndata.prefix = ["a: ", "b: "]\n',
+        [
+            "matrix.data.task: can't be varied here; expected one of data.name, data.path, data.subset, "
+            "data.text, data.label, data.max_length, data.train_split, data.validation_split, "
+            "data.train_rows, data.validation_rows, data.prefix, data.verbalizers, data.max_target_length",
+            'matrix.data.prefix[0]: found "a: ", a string; expected nothing here, or task = "text-to-text"',
+            'matrix.data.prefix[1]: found "b: ", a string; expected nothing here, or task = "text-to-text"',
         ],
     ),
     (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from peprof.suite.loading import load_suite
 from peprof.suite.planning import RunSpec, plan
 from peprof.suite.schema import (
     DataConfig,
@@ -19,6 +20,7 @@ from peprof.suite.schema import (
     Suite,
     TrainConfig,
 )
+from tests.suite.conftest import Write
 
 
 def suite(**changes: Any) -> Suite:
@@ -231,3 +233,16 @@ def test_no_field_is_forgotten() -> None:
     for part in {*_DECIDING, *_NOT_DECIDING}:
         fields = {*_DECIDING.get(part, {}), *_NOT_DECIDING.get(part, {})}
         assert fields == set(type(getattr(spec(), part)).model_fields), part
+
+
+def test_a_matrix_may_vary_what_is_read_and_written(write_suite: Write) -> None:
+    text = (
+        'name = "a"\n[model]\nname = "t5-small"\nweights = "random"\n[data]\nname = "peprof/reviews"\n'
+        'task = "text-to-text"\nverbalizers = ["bad", "good"]\n[[methods]]\nname = "full"\n'
+        '[matrix]\n"data.prefix" = ["a: ", "b: "]\n"data.verbalizers" = [["no", "yes"], ["bad", "good"]]\n'
+    )
+    specs = plan(load_suite(write_suite(text)).suite, device="cpu")
+    assert [(one.data.prefix, one.data.verbalizers) for one in specs] == [
+        ("a: ", ("no", "yes")), ("a: ", ("bad", "good")), ("b: ", ("no", "yes")), ("b: ", ("bad", "good")),
+    ]  # fmt: skip
+    assert RunSpec.model_validate_json(specs[0].model_dump_json()) == specs[0]
