@@ -93,3 +93,39 @@ def test_sst2_minilm_is_short_enough_for_a_cpu() -> None:
     assert (suite.train.max_steps, suite.train.batch_size, suite.train.seeds) == (400, 32, (0,))
     assert [method.name for method in suite.methods] == ["full", "lora", "ia3", "lst", "head"]
     assert suite.short.max_seconds == 20.0
+
+
+def test_sst2_t5_writes_words_online_and_offline() -> None:
+    found = by_name("sst2-t5")
+    assert found.offline is not None
+    for suite in (found.suite, found.offline):
+        data = suite.data
+        assert (data.task, data.prefix) == ("text-to-text", "sst2 sentence: ")
+        assert data.verbalizers == ("negative", "positive")
+    assert [method.name for method in found.suite.methods] == ["full", "lora", "ia3", "lst", "bitfit"]
+    assert (found.suite.model.name, found.offline.model.weights) == ("google-t5/t5-base", "random")
+
+
+def test_lst_table1_is_measured_as_published() -> None:
+    suite = by_name("lst-table1").suite
+    assert (suite.train.batch_size, suite.data.max_length) == (100, 128)
+    options = {method.label: method.options for method in suite.methods}
+    assert list(options) == ["full", "adapters", "lora", "bitfit", "prompt_tuning", "lst"]
+    assert (options["lora"]["rank"], options["prompt_tuning"]["tokens"]) == (32, 100)
+    assert options["lst"]["backbone_layers"] == (1, 2, 3, 5, 6, 7, 9, 10, 11)
+
+
+def test_klst_table_has_the_eight_published_rows() -> None:
+    suite = by_name("klst-table").suite
+    assert (suite.model.name, suite.train.batch_size) == ("FacebookAI/roberta-large", 16)
+    rows = [(method.label, method.name) for method in suite.methods]
+    assert rows == [
+        ("full", "full"), ("lora", "lora"), ("lst", "lst"), ("last_layers", "last_layers"), ("siva", "siva"),
+        ("siva-key-value", "siva"), ("5-lst", "lst"), ("9-lst", "lst"),
+    ]  # fmt: skip
+    options = {method.label: method.options for method in suite.methods}
+    assert len(options["lora"]["targets"]) == len(options["siva"]["targets"]) == 6
+    assert options["siva-key-value"]["targets"] == ("attention.key", "attention.value")
+    assert [options[label]["window"] for label in ("5-lst", "9-lst")] == [5, 9]
+    assert {options[label]["fusion"] for label in ("5-lst", "9-lst")} == {"window"}
+    assert options["last_layers"]["count"] == 3
