@@ -8,7 +8,7 @@ from typing import Literal
 from rich.console import Console
 
 from peprof.breakdown.tree import Branch, branches
-from peprof.breakdown.values import Moment, StepProfile
+from peprof.breakdown.values import Moment, PoolMemory, StepProfile
 from peprof.errors import UsageError
 from peprof.reports import memory_words as words
 from peprof.reports.bytes_table import Line, print_lines
@@ -121,6 +121,8 @@ def print_memory(
         lines = list(_lines_of(moment, division, depth=depth, top=top))
         heads = ("total", "own") if division == "module" else ("size",)
         print_lines(console, f"{at}, by {division}", (division, *heads), lines, moment.total_bytes)
+        if division == "category" and phase is None and profile.pool is not None:
+            _print_pool(console, profile.pool, top=top)
 
 
 def print_heading(console: Console, run: FoundRun) -> None:
@@ -140,6 +142,15 @@ def _print_what_a_record_says(console: Console, memory: OutOfMemory) -> None:
     say(console, words.ran_out_words(memory.live_bytes, *where), "bold")
     lines = list(_flat(memory.categories, top=None, colored=True))
     print_lines(console, "When memory ran out, by category", ("category", "size"), lines, memory.live_bytes)
+
+
+def _print_pool(console: Console, pool: PoolMemory, *, top: int | None) -> None:
+    """The peaks as the device's pool counts them: what lies outside of tensors is there, by name."""
+    for counter, moment in (("requested", pool.requested), ("allocated", pool.allocated)):
+        where = f" in {moment.phase}" if moment.phase else ""
+        heading = f"At the pool's peak of {counter} bytes{where}, by category"
+        lines = list(_flat(moment.categories, top=top, colored=True))
+        print_lines(console, heading, ("category", "size"), lines, moment.total_bytes)
 
 
 def _print_phases(console: Console, profile: StepProfile, highest: str) -> None:

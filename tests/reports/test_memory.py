@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from peprof.breakdown.tree import branches
-from peprof.breakdown.values import RanOut, StepProfile
+from peprof.breakdown.values import PoolMemory, PoolMoment, RanOut, StepProfile
 from peprof.errors import UsageError
 from peprof.reports.memory import moment_to_show, print_memory
 from peprof.reports.memory_categories import color_of, stacked
@@ -158,6 +158,23 @@ def test_a_step_that_ran_out_of_memory_is_divided_where_it_did():
     assert words in " ".join(text.split())
     assert "When memory ran out, by module" in text and "At the peak" not in text
     assert "At the peak of backward" in printed(lambda console: print_memory(console, run, phase="backward"))
+
+
+def test_what_the_pool_counts_stands_below_the_categories():
+    counted = {"activations": 50 * MIB, "workspace:aten.mm": 8 * MIB, "rounding": 6 * MIB}
+    requested = PoolMoment(total_bytes=0, phase=None, operator=None, categories={}, residual_bytes=0)
+    allocated = PoolMoment(
+        total_bytes=64 * MIB, phase="backward", operator="aten.mm", categories=counted, residual_bytes=0
+    )
+    pool = PoolMemory(requested=requested, allocated=allocated, unmatched_storages=0)
+    run = FoundRun(name="step.json", record=None, memory=replace(profile(), pool=pool))
+    text = printed(lambda console: print_memory(console, run, by=["category"]))
+    rows = text.partition("At the pool's peak of allocated bytes in backward, by category\n")[2].splitlines()
+    assert [line.split()[:5] for line in rows[2:]] == [
+        ["activations", "50.0", "MiB", "78.1", "%"],
+        ["workspace:aten.mm", "8.00", "MiB", "12.5", "%"],
+        ["rounding", "6.00", "MiB", "9.4", "%"],
+    ]
 
 
 def test_a_run_without_a_profile_says_why():
