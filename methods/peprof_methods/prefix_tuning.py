@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from peprof_methods.architectures import architecture_of
 from peprof_methods.errors import require
-from peprof_methods.prefixes import Prefix, ProjectedPrefix, shift_positions, use_prefix
+from peprof_methods.prefixes import Prefix, ProjectedPrefix, check_attention, shift_positions, use_prefix
 from peprof_methods.roles import freeze_backbone, linears_by_role, stack_layers
 
 
@@ -28,7 +28,9 @@ def _attentions(model: nn.Module, *, encoder: bool) -> Iterator[tuple[str, nn.Mo
                 key = layer.get_submodule(path)
                 assert isinstance(key, nn.Linear)
                 kind = stack.name if index == 0 else "cross"
-                yield kind, layer.get_submodule(path.rpartition(".")[0]), key.out_features
+                attention = layer.get_submodule(path.rpartition(".")[0])
+                check_attention(attention)
+                yield kind, attention, key.out_features
 
 
 @dataclass(frozen=True, kw_only=True)

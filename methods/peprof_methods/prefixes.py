@@ -70,21 +70,23 @@ class ProjectedPrefix(nn.Module):
         return key, value
 
 
+def check_attention(attention: nn.Module) -> None:
+    """Raises UnsupportedModelError if an attention is neither eager nor sdpa, or has a prefix already."""
+    config: Any = attention.config
+    if config._attn_implementation not in BASES:
+        raise UnsupportedModelError(
+            f"{config._attn_implementation} attention can't take a prefix; expected one of {', '.join(BASES)}"
+        )
+
+
 def use_prefix(attention: nn.Module, prefix: nn.Module) -> None:
     """Put a prefix before an attention's keys and values.
 
     Args:
         attention: a module of transformers that computes attention; changed in place.
         prefix: called without arguments; becomes its part ``prefix``.
-
-    Raises:
-        UnsupportedModelError: its implementation is neither eager nor sdpa.
     """
     config: Any = attention.config
-    if config._attn_implementation not in BASES:
-        raise UnsupportedModelError(
-            f"{config._attn_implementation} attention can't take a prefix; expected one of {', '.join(BASES)}"
-        )
     attention.add_module("prefix", prefix)
     # Its own configuration, so that the model's still says what builds the mask, and is saved as it was.
     own = copy.copy(config)

@@ -376,6 +376,10 @@ def test_attention_that_takes_no_prefix_is_refused() -> None:
     model.config._attn_implementation = "flex_attention"
     with pytest.raises(UnsupportedModelError, match="flex_attention attention can't take a prefix"):
         PTuningV2().apply(model)
+    assert all(p.requires_grad for p in model.parameters())
+    model = PTuningV2().apply(tiny("llama-lm"))
+    with pytest.raises(UnsupportedModelError, match="peprof_prefix attention can't take a prefix"):
+        PrefixTuning().apply(model)
 
 
 def trained(method: Any, architecture: str) -> int:
