@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from peprof_methods.architectures import ARCHITECTURES
+from peprof_methods.roles import head_parameters
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -197,7 +198,10 @@ def test_refuses_with_its_reason_and_changes_nothing(case: Case, architecture: s
 @where_it_works
 def test_trains_what_it_says_and_nothing_else_and_learns(case: Case, architecture: str) -> None:
     inputs = batch(architecture)
-    method, model = applied(case, plain(architecture), architecture)
+    backbone = plain(architecture)
+    head = {id(p) for p in head_parameters(backbone)}
+    method, model = applied(case, backbone, architecture)
+    assert head <= {id(p) for p in trainable(model).values()}
     rate = LEARNING_RATES.get(case.name, LEARNING_RATES.get(case.name.partition("/")[0], 3e-3))
     grouped: Callable[..., Any] | None = getattr(method, "parameter_groups", None)
     groups = grouped(model, rate, 0.0) if grouped else list(trainable(model).values())

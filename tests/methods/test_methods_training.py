@@ -1,4 +1,4 @@
-"""What holds for every method on every architecture: who gets a gradient, that it learns, padding, bf16."""
+"""What the common test of all methods leaves out: eager attention, autocast's error, what is saved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from peprof_methods.ia3 import IA3
 from peprof_methods.last_layers import LastLayers
 from peprof_methods.lora import LoRA
 from peprof_methods.lst import LadderSideTuning
-from peprof_methods.roles import head_parameters
 
 from tests.methods.method_geometries import ARCHITECTURES, SIX_LINEARS, batch, scatter, tiny
 
@@ -34,39 +33,8 @@ every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 @every_method
 @every_architecture
-def test_gradients_reach_exactly_the_trainable_ones_and_it_learns(architecture: str, method: Any) -> None:
-    plain, inputs = tiny(architecture, seed=30), batch(architecture)
-    head = head_parameters(plain)
-    model = method.apply(plain)
-    assert model.training
-    assert all(p.requires_grad for p in head)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-    assert {id(p) for p in head} <= {id(p) for p in trainable.values()}
-    before = {name: p.detach().clone() for name, p in trainable.items()}
-
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    losses = []
-    for step in range(30):
-        loss = model(**inputs).loss
-        loss.backward()
-        if step == 0:
-            for name, parameter in model.named_parameters():
-                assert (parameter.grad is not None) == parameter.requires_grad, name
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
-    now = dict(model.named_parameters())
-    assert all(torch.equal(now[name], value) for name, value in frozen.items())
-    assert all(not torch.equal(now[name], value) for name, value in before.items())
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@every_method
-@every_architecture
-def test_padding_changes_nothing(architecture: str, method: Any, attention: str) -> None:
-    model = scatter(method.apply(tiny(architecture, seed=31, attention=attention))).eval()
+def test_padding_changes_nothing_in_eager_attention(architecture: str, method: Any) -> None:
+    model = scatter(method.apply(tiny(architecture, seed=31, attention="eager"))).eval()
     inputs = batch(architecture, lengths=(9, 4, 6))
     with torch.no_grad():
         together = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
@@ -76,17 +44,6 @@ def test_padding_changes_nothing(architecture: str, method: Any, attention: str)
             alone = model(input_ids=ids, attention_mask=mask).logits
             torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
     assert (together[0] - together[1]).abs().max() > 1e-3  # the input does matter
-
-
-@every_method
-@every_architecture
-def test_bfloat16_runs(architecture: str, method: Any) -> None:
-    model = method.apply(tiny(architecture).to(torch.bfloat16))
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    loss = model(**batch(architecture)).loss
-    loss.backward()
-    assert loss.isfinite()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -123,9 +80,3 @@ def test_head_and_last_layers_save_nothing_of_what_is_frozen(architecture: str) 
     # One hidden state: the head reads a slice of the last one, which keeps the whole of it.
     assert hidden_state <= head < 1.2 * hidden_state
     assert head < last < 0.6 * full
-
-
-def test_side_and_adapter_modules_follow_evaluation_mode() -> None:
-    for method in METHODS.values():
-        model = method.apply(tiny("bert").eval())
-        assert not any(module.training for module in model.modules())
