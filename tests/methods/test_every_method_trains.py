@@ -57,6 +57,9 @@ LEARNING_RATES: dict[str, float] = {
 }
 """Method or method/variant -> rate at which 30 steps are enough; 3e-3 for the others."""
 
+VARIANTS_ON = ("bert", "t5", "llama-lm")
+"""What a further case of a method is tried on: an encoder, both with an encoder and a decoder, a decoder."""
+
 FAMILIES = (
     *("whole model", "parts of the model", "low rank", "scaling", "side network", "inserted", "prompt"),
     *("selected entries", "library"),
@@ -113,7 +116,11 @@ CASES = [
     for name in sorted({*KINDS, *SMALL_OPTIONS})
     if name.partition("/")[0] in KINDS
 ]
-_EVERY = [(case, architecture) for case in CASES for architecture in EVERY_ARCHITECTURE]
+_EVERY = [
+    (case, architecture)
+    for case in CASES
+    for architecture in (VARIANTS_ON if "/" in case.name else EVERY_ARCHITECTURE)
+]
 
 
 def _over(pairs: list[tuple[Case, str]]) -> Any:
