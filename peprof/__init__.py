@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from peprof.suite.loading import load_suite as load_suite
     from peprof.training.adapters import load_adapter as load_adapter
     from peprof.training.adapters import save_adapter as save_adapter
+    from peprof.training.peft_format import load_from_peft as load_from_peft
+    from peprof.training.peft_format import save_as_peft as save_as_peft
 
 _HOMES = {
     "open_device": "peprof.devices",
@@ -35,6 +37,8 @@ _HOMES = {
     "load_suite": "peprof.suite.loading",
     "load_adapter": "peprof.training.adapters",
     "save_adapter": "peprof.training.adapters",
+    "load_from_peft": "peprof.training.peft_format",
+    "save_as_peft": "peprof.training.peft_format",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
