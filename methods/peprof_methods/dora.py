@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peprof_methods.linears import merge_adapted
 from peprof_methods.lora import LoRALinear
-from peprof_methods.low_rank import row_norms, scaled_low_rank_linear
+from peprof_methods.low_rank import dropped_rows, row_norms, scaled_low_rank_linear
 from peprof_methods.low_rank_options import (
     Scaling,
     adapt,
@@ -67,7 +67,7 @@ class DoRALinear(LoRALinear):
         rows = input.reshape(-1, self.in_features)
         result: Tensor
         if self.dropout and self.training:
-            dropped = F.dropout(rows, self.dropout)
+            dropped = dropped_rows(rows, self.dropout)
             result = F.linear(rows - dropped, self.weight, self.bias).add_(self._adapted(dropped, None))
         else:
             result = self._adapted(rows, self.bias)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from peprof_methods.bitfit import BitFit
 from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
 from peprof_methods.low_rank import low_rank_linear
 from peprof_methods.low_rank_options import (
@@ -23,7 +24,7 @@ from peprof_methods.low_rank_options import (
     groups_with_faster_b,
     scale_of,
 )
-from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles
+from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, linears_by_role
 
 
 class LoRALinear(AdaptedLinear):
@@ -104,6 +105,8 @@ class LoRA:
             Kalajdzievski 2023, arXiv:2312.03732).
         b_learning_rate_ratio: learning rate of B over that of everything else (LoRA+, Hayou et al. 2024,
             arXiv:2402.12354, who advise 16).
+        biases: whether the backbone's biases are trained too, and added where there are none, as ``bitfit``
+            does (Sung et al. 2022, arXiv:2206.06522, count LoRA so on T5).
     """
 
     family: ClassVar[str] = "low rank"
@@ -117,6 +120,7 @@ class LoRA:
     targets: tuple[LinearRole, ...] = ("attention.query", "attention.value")
     scaling: Scaling = "standard"
     b_learning_rate_ratio: float = 1.0
+    biases: bool = False
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
@@ -139,11 +143,17 @@ class LoRA:
             UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
         """
         scale = scale_of(self.alpha, self.rank, self.scaling)
+        linears_by_role(model, self.targets)  # refused before anything is changed
+        trained = BitFit().apply(model).parameters() if self.biases else ()
+        biases = [parameter for parameter in trained if parameter.requires_grad]
 
         def make(linear: nn.Linear) -> LoRALinear:
             return LoRALinear(linear, rank=self.rank, scale=scale, dropout=self.dropout)
 
-        return adapt(model, self.targets, make)
+        adapt(model, self.targets, make)
+        for bias in biases:
+            bias.requires_grad_(True)
+        return model
 
     def parameter_groups(
         self, model: nn.Module, learning_rate: float, weight_decay: float

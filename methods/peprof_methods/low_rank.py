@@ -114,6 +114,16 @@ def vectors_low_rank_linear(
     return result
 
 
+def dropped_rows(rows: Tensor, dropout: float) -> Tensor:
+    """Dropout in training, with a mask of one byte an entry kept for backward and nothing else.
+
+    Args:
+        rows: (N, in_features)
+        dropout: rate; the survivors are scaled up by 1 / (1 - rate).
+    """
+    return _dropped(rows, _kept(rows, dropout)).mul_(1 / (1 - dropout)) if dropout else rows
+
+
 @torch.no_grad()
 def row_norms(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> Tensor:
     """Norms of the rows of W + scale * B A, without making it.
