@@ -5,6 +5,7 @@
     DIRECTORY/runs/RUN_ID/record.json     the result; its presence marks the run as finished
     DIRECTORY/runs/RUN_ID/history.json    the full phase step by step
     DIRECTORY/runs/RUN_ID/memory.json     whose each byte of a step's memory was
+    DIRECTORY/runs/RUN_ID/adapter/        what was trained, if asked for; peft/ in peft's format
     DIRECTORY/runs/RUN_ID/suite.toml      the suite the run came from, as it was written
     DIRECTORY/runs/RUN_ID/run.lock        held by the process that is doing the run
 """
@@ -30,6 +31,7 @@ from peprof.results.record import FORMAT_VERSION, RunRecord, TrainingHistory
 RECORD_FILE = "record.json"
 HISTORY_FILE = "history.json"
 MEMORY_FILE = "memory.json"
+ADAPTER_DIRECTORY = "adapter"
 SUITE_FILE = "suite.toml"
 LOCK_FILE = "run.lock"
 

@@ -69,7 +69,14 @@ def _perform(task: Task, say: Say) -> Prepared | RunResult:
         return prepare(task.loaded, device=task.device, fetch=task.fetch, say=say)
     from peprof.running.worker import run
 
-    return run(task.spec, device_name=task.device, source=task.source, attempt=task.attempt, say=say)
+    return run(
+        task.spec,
+        device_name=task.device,
+        source=task.source,
+        attempt=task.attempt,
+        say=say,
+        adapter_directory=task.adapter_directory,
+    )
 
 
 def _die_with_parent() -> None:

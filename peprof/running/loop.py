@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from peprof.errors import StoreError
 from peprof.events import Progress
 from peprof.results.record import Failure, RunRecord, Status, utc_now
-from peprof.results.store import ResultStore
+from peprof.results.store import ADAPTER_DIRECTORY, ResultStore
 from peprof.running.executors.local import Child, Exit, LocalExecutor
 from peprof.running.observing import Observer
 from peprof.running.tasks import Prepared, Raised, Result, RunResult, RunTask, Slot
@@ -121,8 +121,15 @@ class Loop:
 
     def _start(self, spec: RunSpec, slot: Slot, claim: ExitStack) -> bool:
         attempt = self._state.attempts[spec.run_id]
-        task = RunTask(spec=spec, device=slot.device, source=self._loaded.source, attempt=attempt)
-        log_path = self._store.run_directory(spec.run_id) / "log.txt"
+        directory = self._store.run_directory(spec.run_id)
+        task = RunTask(
+            spec=spec,
+            device=slot.device,
+            source=self._loaded.source,
+            attempt=attempt,
+            adapter_directory=(directory / ADAPTER_DIRECTORY).absolute(),
+        )
+        log_path = directory / "log.txt"
         child = self._executor.start(task, slot=slot, log_path=log_path)
         if child is None:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from peprof.breakdown.values import StepProfile
@@ -89,12 +90,14 @@ class RunTask:
         device: the slot's device.
         source: the suite's file, for messages.
         attempt: 1 for the first try.
+        adapter_directory: where what was trained is kept, if the run asks for it.
     """
 
     spec: RunSpec
     device: str
     source: str
     attempt: int
+    adapter_directory: Path
 
 
 Task = PrepareTask | RunTask

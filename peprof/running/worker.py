@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import random
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from peprof.results.record import (
 )
 from peprof.running.environment import describe_environment
 from peprof.running.full_phase import run_full_phase
+from peprof.running.keeping import keep_adapter
 from peprof.running.methods import apply_method, enable_checkpointing, make_method
 from peprof.running.replay import out_of_memory, run_out_again
 from peprof.running.short_phase import run_short_phase
@@ -80,7 +83,15 @@ class _Findings:
         self.parts["warnings"] = (*self.parts.get("warnings", ()), warning)
 
 
-def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say) -> RunResult:
+def run(
+    spec: RunSpec,
+    *,
+    device_name: str,
+    source: str,
+    attempt: int,
+    say: Say,
+    adapter_directory: Path | None = None,
+) -> RunResult:
     """Does one run on a device.
 
     Args:
@@ -89,6 +100,7 @@ def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say)
         source: the suite's file, for messages.
         attempt: 1 for the first try.
         say: told how far it is.
+        adapter_directory: where what was trained is kept, if the run asks for it; ``None`` keeps nothing.
 
     Returns:
         The record, whatever happened, and what lies beside it.
@@ -103,7 +115,7 @@ def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say)
     status: Status = "ok"
     failure: Failure | None = None
     try:
-        _run(spec, device_name, source, found, heard, begin)
+        _run(spec, device_name, source, found, heard, begin, adapter_directory)
     except Exception as error:  # noqa: BLE001 -- the border of the process: any failure becomes a row
         status, failure = _explain(error, found.phase)
         if isinstance(error, StepOutOfMemoryError):
@@ -125,7 +137,18 @@ def run(spec: RunSpec, *, device_name: str, source: str, attempt: int, say: Say)
     return RunResult(record=record, history=found.history, memory=found.memory)
 
 
-def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Say, begin: float) -> None:
+def _run(
+    spec: RunSpec,
+    device_name: str,
+    source: str,
+    found: _Findings,
+    say: Say,
+    begin: float,
+    adapter_directory: Path | None,
+) -> None:
+    if adapter_directory is not None:
+        # What an earlier attempt has trained isn't what this one's record tells of.
+        shutil.rmtree(adapter_directory, ignore_errors=True)
     go_offline()  # what is needed was fetched before; nothing may touch the network while being measured
     say(Progress(phase="setup"))
     device = open_device(device_name)
@@ -155,6 +178,8 @@ def _run(spec: RunSpec, device_name: str, source: str, found: _Findings, say: Sa
             spec, built.step, built.train, built.validation, built.method, device, say, found.keep_history
         )
         found.parts["full"] = full
+        if adapter_directory is not None and spec.train.save_adapter:
+            keep_adapter(built.step.model, built.method, adapter_directory, found.warn)
 
 
 @dataclass(frozen=True, kw_only=True)

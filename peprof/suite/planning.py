@@ -61,13 +61,14 @@ class RunSpec(Part):
     def run_id(self) -> str:
         """``LABEL-sSEED-HASH``: equal for equal work, different where anything that decides it differs.
 
-        Left out of the hash: the suite's name, the limits, the other seeds, why it ran offline, and what the
-        method overrides in ``train``, where it is laid in already.
+        Left out of the hash: the suite's name, the limits, the other seeds, whether the adapter is kept, why
+        it ran offline, and what the method overrides in ``train``, where it is laid in already.
         """
         decides = self.model_dump(mode="json", exclude={"suite", "limits", "offline_reason", "seed"})
         if self.content is None:
             decides.pop("content")
-        decides["train"].pop("seeds")
+        for name in ("seeds", "save_adapter"):
+            decides["train"].pop(name)
         for name in ("label", "learning_rate", "weight_decay"):
             decides["method"].pop(name)
         if self.data.task == "classification":  # the ids are those from before there was another task

@@ -175,7 +175,7 @@ _DECIDING: dict[str, dict[str, object]] = {
 }  # fmt: skip
 _NOT_DECIDING: dict[str, dict[str, object]] = {
     "limits": {"run_seconds": 5.0},
-    "train": {"seeds": (1, 2, 3)},
+    "train": {"seeds": (1, 2, 3), "save_adapter": True},
     # Laid into train already.
     "method": {"label": "b", "learning_rate": 0.5, "weight_decay": 0.5},
 }
