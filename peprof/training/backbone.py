@@ -100,7 +100,7 @@ def load_tokenizer(
         SuiteError: they can't be loaded.
     """
     with _as_fault(config, source, task):
-        geometry = _geometry(config, num_labels=2)
+        geometry = _geometry(config)
         return _tokenizer(config, geometry, texts, words)[0], geometry
 
 
@@ -185,7 +185,7 @@ def _positions(config: PretrainedConfig) -> int | None:
 
 def _check_task(config: ModelConfig, task: Task, source: str) -> None:
     with _as_fault(config, source, task):
-        geometry = _geometry(config, num_labels=2)
+        geometry = _geometry(config)
     check_architecture(geometry, task, name=config.name, source=source)
 
 
@@ -200,12 +200,14 @@ def _as_fault(config: ModelConfig, source: str, task: Task) -> Iterator[None]:
         raise SuiteError(source, [_load_fault(config, error, task)]) from error
 
 
-def _geometry(config: ModelConfig, *, num_labels: int) -> PretrainedConfig:
+def _geometry(config: ModelConfig, *, num_labels: int | None = None) -> PretrainedConfig:
+    """The model's configuration; with the classes that it has itself unless others are given."""
     if config.name == EMBEDDED_MODEL:
-        return tiny.tiny_config(num_labels=num_labels)
+        return tiny.tiny_config(num_labels=num_labels or 2)
+    classes = {} if num_labels is None else {"num_labels": num_labels}
     if config.weights == "random" and geometry_name(config.name) is not None:
-        return known_config(config.name, num_labels=num_labels)
-    found = AutoConfig.from_pretrained(config.name, revision=config.revision, num_labels=num_labels)
+        return known_config(config.name, **classes)
+    found = AutoConfig.from_pretrained(config.name, revision=config.revision, **classes)
     assert isinstance(found, PretrainedConfig)
     return found
 

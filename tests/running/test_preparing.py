@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, ElectraConfig
 
 from peprof.errors import StoreError, SuiteError
 from peprof.results.store import ResultStore
@@ -58,8 +58,8 @@ def test_changed_data_is_another_run(tmp_path: Path) -> None:
         ('name = "head"', ["data.max_length=200"], ["data.max_length", "200 tokens", "at most 128"]),
         (
             'name = "lora"',
-            ["model.name=Llama-3.2-1B", "model.weights=random"],
-            ["methods (lora)", "LlamaForSequenceClassification", "BertForSequenceClassification"],
+            ["model.name=ELECTRA", "model.weights=random"],
+            ["methods (lora)", "ElectraForSequenceClassification", "BertForSequenceClassification"],
         ),
     ],
 )
@@ -67,8 +67,10 @@ def test_what_does_not_fit_the_model_is_a_fault_before_the_first_run(
     tmp_path: Path, method: str, overrides: list[str], words: list[str]
 ) -> None:
     path = write_suite(tmp_path, method, phases='"short"')
+    ElectraConfig(vocab_size=64, hidden_size=16, num_attention_heads=2).save_pretrained(tmp_path / "e")
+    replaced = [change.replace("ELECTRA", str(tmp_path / "e")) for change in overrides]
     with pytest.raises(SuiteError) as error:
-        run(path, tmp_path / "r", *overrides)
+        run(path, tmp_path / "r", *replaced)
     for word in words:
         assert word in error.value.message
     assert not ResultStore(tmp_path / "r" / "t").records()
