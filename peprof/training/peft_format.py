@@ -22,7 +22,8 @@ from peprof.errors import StoreError, UsageError
 from peprof.suite.catalogue import known_methods
 from peprof.training.adapters import fit, name_of
 from peprof.training.peft_forms import BELOW_MODEL, BELOW_TUNER, Form, Saved, Trained, Writer, below_model
-from peprof.training.peft_low_rank import AdaLoRAForm, LoRAForm, PrincipalForm, VeRAForm
+from peprof.training.peft_lora import LoRAForm, PrincipalForm
+from peprof.training.peft_low_rank import AdaLoRAForm, VeRAForm
 from peprof.training.peft_parts import IA3Form, LayerNormForm, SelectedForm, TunerForm
 from peprof.training.peft_prompts import PrefixForm, PromptForm
 
@@ -94,10 +95,11 @@ def save_as_peft(
             f"the peft library has no counterpart of '{name}'; it has those of {', '.join(sorted(_FORMS))}",
             hint="save_adapter keeps it in peprof's own format.",
         )
-    config, tensors = writer.write(Trained(model=model, method=method, backbone=backbone))
     wrapped: Any = model
     plain: nn.Module = wrapped.get_base_model() if hasattr(model, "get_base_model") else model
     heads = modules_by_role(plain, ["head"])
+    _check_all_is_written(plain, heads, writer, name)
+    config, tensors = writer.write(Trained(model=model, method=method, backbone=backbone))
     head = {
         f"{name}.{part}": parameter.detach()
         for name, module in heads.items()
@@ -113,11 +115,15 @@ def save_as_peft(
         "modules_to_save": list(heads) or None,
     }
     try:
+        text = json.dumps(described, indent=2, sort_keys=True) + "\n"
+    except TypeError as error:
+        raise UsageError(f"options of '{name}' can't be written as JSON: {error}") from error
+    try:
         target.mkdir(parents=True, exist_ok=True)
         # Copies, so that no two tensors share memory, which the format doesn't allow.
         cloned = {name: tensor.cpu().contiguous().clone() for name, tensor in named.items()}
         save_file(cloned, target / TENSORS_FILE, metadata={"format": "pt"})
-        (target / CONFIG_FILE).write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+        (target / CONFIG_FILE).write_text(text)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"can't write an adapter into '{target}': {error}") from error
 
@@ -165,6 +171,26 @@ def load_from_peft(model: PreTrainedModel, directory: Path | str) -> nn.Module:
 
 def _writer(name: str) -> Writer | None:
     return TunerForm() if name.startswith("peft:") else _FORMS.get(name)
+
+
+def _check_all_is_written(
+    model: nn.Module, heads: Mapping[str, nn.Module], writer: Writer, method_name: str
+) -> None:
+    """Refuses a model with something trained that the library's format has no place for.
+
+    Raises:
+        UsageError: there is such a parameter.
+    """
+    if writer.trains is None:
+        return
+    of_heads = {id(parameter) for module in heads.values() for parameter in module.parameters()}
+    for name, parameter in model.named_parameters():
+        known = id(parameter) in of_heads or writer.trains & set(name.split("."))
+        if parameter.requires_grad and not known:
+            raise UsageError(
+                f"'{name}' is trained too; the peft library's format of '{method_name}' has no place for it",
+                hint="save_adapter keeps it in peprof's own format.",
+            )
 
 
 def _prefix(name: str, *, alone: bool) -> str:

@@ -6,7 +6,7 @@ The names are those of peft 0.17 to 0.21: https://huggingface.co/docs/peft/devel
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from peprof_methods.roles import LINEAR_ROLES, ROLES, modules_by_role
@@ -84,6 +84,11 @@ class Saved:
                 hint="Load it with the peft library, or train it anew as one of 'peprof methods'.",
             )
 
+    def without(self, names: Collection[str]) -> Saved:
+        """The same without some tensors."""
+        kept = {name: tensor for name, tensor in self.tensors.items() if name not in names}
+        return replace(self, tensors=kept)
+
     def by_module(self, names: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
         """The tensors by module, then by our name for them.
 
@@ -154,7 +159,15 @@ def _reason(roles: list[str]) -> str:
 
 
 class Writer(Protocol):
-    """How one kind of method is written."""
+    """How one kind of method is written.
+
+    Attributes:
+        trains: parts of the names of what is written, besides the head; ``None`` where the library knows.
+    """
+
+    @property
+    def trains(self) -> frozenset[str] | None:
+        """See above."""
 
     def write(self, trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The library's configuration (``peft_type`` and what isn't the same for all), and tensors.

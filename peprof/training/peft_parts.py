@@ -18,6 +18,8 @@ from peprof.training.peft_forms import Saved, Trained, targets_of
 class IA3Form:
     """``ia3_l`` is (out_features, 1) for a scaled output and (1, in_features) for a scaled input."""
 
+    trains = frozenset({"ia3"})
+
     def write(self, trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See ``Form``."""
         inputs = set(modules_by_role(trained.model, ["feedforward.down"]))
@@ -56,6 +58,8 @@ class IA3Form:
 class LayerNormForm:
     """The norms' own parameters, below ``ln_tuning_layers``."""
 
+    trains = frozenset({"weight", "bias"})
+
     def write(self, trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See ``Form``."""
         norms = modules_by_role(trained.model, ["layernorm"])
@@ -87,6 +91,8 @@ class SelectedForm:
     There, every target has r (in_features + out_features) entries; fewer are filled up with zeros that are
     added to the first. Here, entries are shared out by the size of the weights.
     """
+
+    trains = frozenset({"selected"})
 
     def write(self, trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See ``Form``."""
@@ -145,6 +151,8 @@ class SelectedForm:
 
 class TunerForm:
     """A tuner of the library itself, under whatever names it has; it is read back by the library only."""
+
+    trains = None
 
     def write(self, trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See ``Form``."""

@@ -26,6 +26,8 @@ class PromptForm:
     prompt before padding on the left, where it stands next to the text here: the same only without such.
     """
 
+    trains = frozenset({"prompt"})
+
     def write(self, trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See ``Form``."""
         _, prompt = _prompt(trained.model)
@@ -71,6 +73,8 @@ class PrefixForm:
 
     What a network made while training is written as what it made, and comes back as P-tuning v2.
     """
+
+    trains = frozenset({"prefix"})
 
     def write(self, trained: Trained) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See ``Form``."""

@@ -97,6 +97,28 @@ def test_the_library_loads_what_is_written_and_so_does_peprof(
     assert_equal(again, trained, architecture)
 
 
+def test_biases_that_lora_trains_too_go_with_it(tmp_path: Path) -> None:
+    plain, chosen = tiny("bert"), method("lora", rank=2, biases=True)
+    trained = scatter(chosen.apply(copy.deepcopy(plain)))
+    save_as_peft(trained, chosen, tmp_path / "ours")
+    assert_equal(peft.PeftModel.from_pretrained(copy.deepcopy(plain), tmp_path / "ours"), trained, "bert")
+    assert_equal(load_from_peft(copy.deepcopy(plain), tmp_path / "ours"), trained, "bert")
+    config = peft.LoraConfig(target_modules=["query"], bias="all", task_type="SEQ_CLS")
+    theirs = scatter(peft.get_peft_model(copy.deepcopy(plain), config))
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert_equal(load_from_peft(copy.deepcopy(plain), tmp_path / "theirs"), theirs, "bert")
+    with pytest.raises(UsageError, match="adds no biases to T5ForConditionalGeneration"):
+        save_as_peft(chosen.apply(tiny("t5")), chosen, tmp_path / "t5")
+
+
+def test_nothing_that_is_trained_is_left_out(tmp_path: Path) -> None:
+    chosen = method("ia3")
+    trained = chosen.apply(tiny("bert"))
+    trained.bert.embeddings.LayerNorm.weight.requires_grad_(True)
+    with pytest.raises(UsageError, match=r"embeddings\.LayerNorm\.weight' is trained too"):
+        save_as_peft(trained, chosen, tmp_path)
+
+
 def test_what_has_a_counterpart() -> None:
     assert has_peft_format(method("dora")) and has_peft_format(PeftTuner(tuner="OFT"))
     assert not has_peft_format(method("lst"))
@@ -275,7 +297,7 @@ BY_LAYER = [f"distilbert.transformer.layer.{i}.attention.q_lin" for i in range(L
     ("made", "message"),
     [
         (lambda: peft.LoHaConfig(target_modules=["q_lin"]), "the tuner LOHA has no counterpart here"),
-        (lambda: peft.LoraConfig(target_modules=["q_lin"], bias="all"), "bias = 'all' has no counterpart"),
+        (lambda: peft.LoraConfig(target_modules=["q_lin"], bias="lora_only"), "bias = 'lora_only' has no"),
         (lambda: peft.LoraConfig(target_modules=BY_LAYER[:1]), r"layer\.1\.attention\.q_lin' isn't adapted"),
         (lambda: peft.LoraConfig(target_modules=["word_embeddings"]), "lora_embedding_A' has no counterpart"),
         (
