@@ -211,6 +211,7 @@ class Checker:
         section, _, name = key.partition(".")
         allowed = [item for item in SECTION_KEYS if item.partition(".")[0] in _MATRIX_SECTIONS]
         allowed.remove("train.seeds")
+        allowed.remove("train.save_adapter")  # it makes no other run
         allowed.remove("data.task")  # another task is another suite: its texts, words and scores differ
         if key not in allowed:
             known_section = section in _MATRIX_SECTIONS and name

@@ -157,7 +157,7 @@ CASES = [
         [
             "train.lerning_rate: unknown key (found 0.1); expected one of batch_size, epochs, max_steps, "
             "learning_rate, weight_decay, optimizer, schedule, warmup_fraction, max_grad_norm, seeds, "
-            "evaluate_every_steps, evaluation_batch_size. Did you mean 'learning_rate'?"
+            "evaluate_every_steps, evaluation_batch_size, save_adapter. Did you mean 'learning_rate'?"
         ],
     ),
     (
@@ -334,6 +334,16 @@ CASES = [
         "matrix of the seeds",
         WHOLE + "[matrix]\ntrain.seeds = [[0], [1]]\n",
         ["matrix.train.seeds: can't be varied here; expected all seeds in train.seeds itself"],
+    ),
+    (
+        "matrix of what makes no other run",
+        WHOLE + "[matrix]\ntrain.save_adapter = [true, false]\n",
+        [
+            "matrix.train.save_adapter: can't be varied here; expected one of train.batch_size, train.epochs, "
+            "train.max_steps, train.learning_rate, train.weight_decay, train.optimizer, train.schedule, "
+            "train.warmup_fraction, train.max_grad_norm, train.evaluate_every_steps, "
+            "train.evaluation_batch_size"
+        ],
     ),
     (
         "matrix of the limits",
