@@ -339,9 +339,9 @@ CASES = [
         "matrix of what makes no other run",
         WHOLE + "[matrix]\ntrain.save_adapter = [true, false]\n",
         [
-            "matrix.train.save_adapter: can't be varied here; expected one of train.batch_size, train.epochs, "
-            "train.max_steps, train.learning_rate, train.weight_decay, train.optimizer, train.schedule, "
-            "train.warmup_fraction, train.max_grad_norm, train.evaluate_every_steps, "
+            "matrix.train.save_adapter: can't be varied here; expected one of train.batch_size, "
+            "train.epochs, train.max_steps, train.learning_rate, train.weight_decay, train.optimizer, "
+            "train.schedule, train.warmup_fraction, train.max_grad_norm, train.evaluate_every_steps, "
             "train.evaluation_batch_size"
         ],
     ),
