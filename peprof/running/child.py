@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from peprof.errors import PeprofError
 from peprof.events import Progress
-from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, RunResult, Say, Task
+from peprof.running.tasks import Prepared, PrepareTask, Provisional, Raised, Result, RunResult, Say, Task
 
 SECONDS_BETWEEN_EVENTS = 0.5
 """Signs of life are rarer than steps: each costs the parent a redraw, on processors that are being timed."""
@@ -49,7 +50,9 @@ def child_main(task: Task, connection: Connection, log_path: str) -> None:
     _quieten_libraries()
     try:
         try:
-            answer: Result | Raised = Result(_perform(task, Speaker(connection)))
+            answer: Result | Raised = Result(
+                _perform(task, Speaker(connection), lambda result: connection.send(Provisional(result)))
+            )
         except PeprofError as error:
             answer = Raised(error)
         connection.send(answer)
@@ -61,7 +64,7 @@ def child_main(task: Task, connection: Connection, log_path: str) -> None:
         connection.close()
 
 
-def _perform(task: Task, say: Say) -> Prepared | RunResult:
+def _perform(task: Task, say: Say, keep: Callable[[RunResult], None]) -> Prepared | RunResult:
     """Does the work. What does it imports torch, which the parent, who imports this file, must not."""
     if isinstance(task, PrepareTask):
         from peprof.running.preparing import prepare
@@ -75,6 +78,7 @@ def _perform(task: Task, say: Say) -> Prepared | RunResult:
         source=task.source,
         attempt=task.attempt,
         say=say,
+        keep=keep,
         adapter_directory=task.adapter_directory,
     )
 

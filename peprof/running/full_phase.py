@@ -8,11 +8,11 @@ from typing import Any
 
 from peprof.devices import Device
 from peprof.results.record import FullResult, TrainingHistory
-from peprof.training.trained_state import checkpoint_bytes
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import EncodedSplit
 from peprof.training.step import ClassifierStep
+from peprof.training.trained_state import checkpoint_bytes
 from peprof.training.trainer import Trainer
 
 FINAL_STEPS = 50

@@ -14,7 +14,7 @@ from peprof.results.record import Failure, RunRecord, Status, utc_now
 from peprof.results.store import ADAPTER_DIRECTORY, ResultStore
 from peprof.running.executors.local import Child, Exit, LocalExecutor
 from peprof.running.observing import Observer
-from peprof.running.tasks import Prepared, Raised, Result, RunResult, RunTask, Slot
+from peprof.running.tasks import Prepared, Provisional, Raised, Result, RunResult, RunTask, Slot
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec
 
@@ -25,13 +25,21 @@ MEMORY_HINT = "The system may have run out of memory (see the kernel's log): low
 
 @dataclass(kw_only=True)
 class Active:
-    """A run that is going on; ``claim`` holds its lock."""
+    """A run that is going on.
+
+    Args:
+        spec, attempt, started_at: of the run.
+        claim: holds its lock.
+        phase: what it said last that it does.
+        provisional: what it has found, should it die before it says more.
+    """
 
     spec: RunSpec
     attempt: int
     claim: ExitStack
     started_at: str
     phase: str = "start"
+    provisional: RunResult | None = None
 
 
 @dataclass(kw_only=True)
@@ -142,6 +150,8 @@ class Loop:
         if isinstance(message, Progress):
             active.phase = message.phase
             self._observer.progress(replace(message, run_id=active.spec.run_id))
+        elif isinstance(message, Provisional):
+            active.provisional = message.value
         elif isinstance(message, Result):
             self._executor.finish(child)
             assert isinstance(message.value, RunResult)
@@ -181,8 +191,10 @@ class Loop:
             self._record(child, self._made(child, "timeout", failure))
 
     def _made(self, child: Child, status: Status, failure: Failure) -> RunResult:
-        """The record of a run whose child can't give one."""
+        """The record of a run whose child can't give one: what it had said before, or else how it ended."""
         active = self._state.active[child]
+        if active.provisional is not None:
+            return active.provisional
         record = RunRecord(
             run_id=active.spec.run_id,
             spec=active.spec,

@@ -15,7 +15,7 @@ from peprof.errors import RunFailedError, StoreError
 from peprof.events import Progress
 from peprof.results.record import RunRecord, Status
 from peprof.results.store import ResultStore
-from peprof.running.executors.local import LocalExecutor
+from peprof.running.executors.local import Exit, LocalExecutor
 from peprof.running.loop import MEMORY_HINT, POLL_S, Loop, State, exit_words
 from peprof.running.observing import Observer, Silence
 from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, Task
@@ -177,7 +177,7 @@ def _prepared(executor: LocalExecutor, task: Task, observer: Observer, log_path:
             elif isinstance(message, Raised):
                 executor.finish(child)
                 raise message.error
-            else:
+            elif isinstance(message, Exit):
                 tail = child.log_tail()
                 raise RunFailedError(
                     f"preparing the suite ended without an answer ({exit_words(message.code)})"

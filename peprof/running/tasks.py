@@ -112,10 +112,17 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Provisional:
+    """A run's result that stands if its process dies before it says more, on its way to the parent."""
+
+    value: RunResult
+
+
+@dataclass(frozen=True)
 class Raised:
     """An error that a task raised, on its way to the parent."""
 
     error: PeprofError
 
 
-Message = Progress | Result | Raised
+Message = Progress | Provisional | Result | Raised

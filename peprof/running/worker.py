@@ -90,6 +90,7 @@ def run(
     source: str,
     attempt: int,
     say: Say,
+    keep: Callable[[RunResult], None] = lambda result: None,
     adapter_directory: Path | None = None,
 ) -> RunResult:
     """Does one run on a device.
@@ -100,6 +101,7 @@ def run(
         source: the suite's file, for messages.
         attempt: 1 for the first try.
         say: told how far it is.
+        keep: given a failure's result before its cause is looked into, which may end the process.
         adapter_directory: where what was trained is kept, if the run asks for it; ``None`` keeps nothing.
 
     Returns:
@@ -120,21 +122,26 @@ def run(
         status, failure = _explain(error, found.phase)
         if isinstance(error, StepOutOfMemoryError):
             found.memory = error.profile
+
+    def result() -> RunResult:
+        record = RunRecord(
+            run_id=spec.run_id,
+            spec=spec,
+            status=status,
+            failure=failure,
+            started_at=started_at,
+            finished_at=utc_now(),
+            total_time_s=time.perf_counter() - begin,
+            attempt=attempt,
+            **found.parts,
+        )
+        return RunResult(record=record, history=found.history, memory=found.memory)
+
     # Here the error is gone, and with it the tensors that its traceback held.
     if failure is not None and status == "oom":
+        keep(result())
         failure = _with_memory(failure, found)
-    record = RunRecord(
-        run_id=spec.run_id,
-        spec=spec,
-        status=status,
-        failure=failure,
-        started_at=started_at,
-        finished_at=utc_now(),
-        total_time_s=time.perf_counter() - begin,
-        attempt=attempt,
-        **found.parts,
-    )
-    return RunResult(record=record, history=found.history, memory=found.memory)
+    return result()
 
 
 def _run(

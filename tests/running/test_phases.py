@@ -25,7 +25,6 @@ from peprof.events import Progress
 from peprof.profiler.profile import profile_step
 from peprof.results.record import Failure, ShortResult
 from peprof.running import worker
-from peprof.training.trained_state import checkpoint_bytes, safetensors_bytes
 from peprof.running.methods import enable_checkpointing
 from peprof.running.short_phase import run_short_phase
 from peprof.suite.planning import RunSpec, plan
@@ -35,6 +34,7 @@ from peprof.training.data import Split
 from peprof.training.geometries import known_config
 from peprof.training.made_tokenizer import make_tokenizer
 from peprof.training.step import ClassifierStep
+from peprof.training.trained_state import checkpoint_bytes, safetensors_bytes
 from peprof.training.trainer import DivergedError
 
 

@@ -114,6 +114,17 @@ def test_a_training_that_fails_keeps_its_history_up_to_there(tmp_path: Path) -> 
     assert len(history.learning_rate) == len(history.step_time_s) == 3
 
 
+@pytest.mark.parametrize("then", ["kill", "hang"])
+def test_out_of_memory_stays_what_it_is_if_its_process_dies_while_the_cause_is_looked_into(
+    then: str, tmp_path: Path
+) -> None:
+    bad = f'name = "faulty"\nhow = "oom-then-{then}"\nstep = 2'
+    limits = "[limits]\nrun_seconds = 8.0" if then == "hang" else ""
+    record = one(write_suite(tmp_path, bad, phases='"short"', limits=limits), tmp_path / "r")
+    assert record.status == "oom" and record.failure is not None
+    assert record.failure.requested_bytes == 2**55 and record.failure.memory is None
+
+
 def test_a_time_limit_ends_a_run_that_hangs(tmp_path: Path) -> None:
     bad = 'name = "faulty"\nhow = "hang"\nstep = 2'
     path = write_suite(tmp_path, bad, 'name = "head"', phases='"short"', limits="[limits]\nrun_seconds = 3")

@@ -19,11 +19,16 @@ class FaultyModel(nn.Module):
     def __init__(self, model: nn.Module, how: str, step: int) -> None:
         super().__init__()
         self.model, self.how, self.steps_left = model, how, step
+        self.then = how.removeprefix("oom-then-") if how.startswith("oom-then-") else None
+        if self.then is not None:
+            self.how = "oom"
 
     def forward(self, **inputs: torch.Tensor) -> Any:
         if self.training:
             self.steps_left -= 1
         output = self.model(**inputs)
+        if self.steps_left < 0 and self.training and self.then is not None:
+            output.loss = go_wrong(self.then, output.loss)
         if self.steps_left == 0 and self.training:
             output.loss = go_wrong(self.how, output.loss)
         return output
@@ -56,7 +61,7 @@ class Faulty:
         step: in which training step, counted from 1; 0 is in ``apply``.
     """
 
-    how: Literal["ok", "nan", "raise", "oom", "exit", "kill", "hang"] = "ok"
+    how: Literal["ok", "nan", "raise", "oom", "exit", "kill", "hang", "oom-then-kill", "oom-then-hang"] = "ok"
     step: int = 1
 
     def __post_init__(self) -> None:
