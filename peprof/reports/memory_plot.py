@@ -102,7 +102,7 @@ def headings(run: FoundRun, profile: StepProfile) -> Headings:
         peak = f"When memory ran out in {ran_out.phase}, {human_bytes(moment.total_bytes)}"
         operator, module = ran_out.operator, ran_out.module
     return Headings(
-        title=memory_words.title(run),
+        title=memory_words.picture_title(run),
         subtitle=" · ".join(memory_words.circumstances(run.record)) if run.record else "",
         timeline="Live bytes over one training step, by category",
         peak=f"{peak}, by module and category",

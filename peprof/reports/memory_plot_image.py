@@ -59,7 +59,7 @@ def picture(profile: StepProfile, headings: Headings, *, kind: str) -> bytes:
                 "bottom": 0.035,
             },
         )
-        figure.text(0.07, 0.955, headings.title, size=15, weight="bold", color=_INK)
+        figure.text(0.07, 0.955, headings.title, size=14, weight="bold", color=_INK)
         figure.text(0.07, 0.93, headings.subtitle, size=9.5, color=_QUIET)
         _draw_timeline(upper, profile, headings.timeline)
         _draw_icicle(lower, profile, headings.peak, headings.place)

@@ -28,6 +28,18 @@ def title(run: FoundRun) -> str:
     return f"{spec.method.label}{f' ({options})' if options else ''} on {spec.model.name}"
 
 
+def picture_title(run: FoundRun) -> str:
+    """As ``title``, with no more of the options than fits above a picture."""
+    record = run.record
+    if record is None or len(title(run)) <= PICTURE_TITLE:
+        return title(run)
+    return f"{record.spec.method.label} on {record.spec.model.name}"
+
+
+PICTURE_TITLE = 90
+"""Characters that fit above a picture."""
+
+
 def _option(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
