@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -289,7 +290,11 @@ def test_meanings_from_a_docstring() -> None:
 def test_a_tuner_of_the_peft_library_is_known_by_its_name_without_importing_it() -> None:
     known = known_methods()
     entry = known["peft:LOHA"]
-    assert "peft:LOHA" not in list(known) and "peft" not in sys.modules
+    assert "peft:LOHA" not in list(known)
+    code = "import sys\nfrom peprof.suite.catalogue import known_methods\n"
+    code += "known_methods()['peft:LOHA']\nprint({'peft', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
     options = {option.name: option for option in entry.options}
     assert (options["r"].default, options["alpha"].default) == (8, 8)
     assert options["r"].meaning == "LoHa rank"
