@@ -14,6 +14,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
@@ -25,7 +26,8 @@ TIME_LIMIT = 1.02
 QUICK_TIME_LIMIT = 1.25
 """Where only a few rounds are measured: there only a gross fault fails."""
 
-MEMORY_LIMIT = 1.0
+MEMORY_LIMIT = 1.00001
+"""Not more, but for a few hundred indices: prompt tuning keeps the positions that its prompt moves."""
 
 SIX = ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")
 ROLES = (
@@ -85,9 +87,12 @@ def ours(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def theirs(config: Any) -> nn.Module:
-    model = peft.get_peft_model(backbone(), config)
+    model: nn.Module = peft.get_peft_model(backbone(), config)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # it holds a second copy of the head: measure without
+            model.set_submodule(name, module.modules_to_save["default"])
     for name, parameter in model.named_parameters():
-        if "classifier" in name:  # as every method here does; without the library's second copy of the head
+        if "classifier" in name:
             parameter.requires_grad_(True)
     return model.train()
 
