@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peprof_methods.errors import require
-from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
+from peprof_methods.linears import AdaptedLinear, merge_adapted
 from peprof_methods.low_rank import low_rank_linear
 from peprof_methods.low_rank_options import adapt, check_alpha, check_dropout, check_rank
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles
@@ -33,10 +33,8 @@ class AdaLoRALinear(AdaptedLinear):
     """
 
     def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        super().__init__(linear)
         weight = linear.weight
-        self.weight = weight
-        self.bias = linear.bias
         self.scale = alpha / (rank + 1e-5)  # the constant is the authors' code's
         self.dropout = dropout
         self.lora_A = nn.Parameter(weight.new_empty(rank, linear.in_features))
@@ -100,8 +98,7 @@ class AdaLoRALinear(AdaptedLinear):
         """A plain layer with weight W + s P diag(E) Q, computed in float32 at least; it shares the bias."""
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         weight, a, e, b = (t.detach().to(wide) for t in (self.weight, self.lora_A, self.lora_E, self.lora_B))
-        weight = torch.addmm(weight, b * e, a, alpha=self.scale).to(self.weight.dtype)
-        return plain_linear(weight, None if self.bias is None else self.bias.detach(), training=self.training)
+        return self.plain_with(torch.addmm(weight, b * e, a, alpha=self.scale))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from peprof_methods.errors import require
+from peprof_methods.linears import SharingLinear
 
 # A literal type, so that a misspelt one is seen while a suite is read, before torch is imported.
 Activation = Literal["relu", "tanh", "gelu", "silu"]
@@ -30,17 +31,5 @@ def check_activation(activation: str) -> None:
     require(activation in known, "activation", activation, f"one of {', '.join(known)}")
 
 
-class InsertedLinear(nn.Linear):
-    """A linear layer with something after or beside it that can't be folded into it.
-
-    It takes the given layer's own parameters under their old names, so a checkpoint of the backbone still
-    fits.
-
-    Args:
-        linear: the layer; its parameters are shared, not copied.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = linear.weight
-        self.bias = linear.bias
+class InsertedLinear(SharingLinear):
+    """A linear layer with something after or beside it that can't be folded into it."""

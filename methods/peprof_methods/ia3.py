@@ -20,9 +20,7 @@ class _ScaledLinear(AdaptedLinear):
     ia3: nn.Parameter
 
     def __init__(self, linear: nn.Linear, *, size: int) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = linear.weight
-        self.bias = linear.bias
+        super().__init__(linear)
         self.ia3 = nn.Parameter(torch.ones(size, device=linear.weight.device, dtype=linear.weight.dtype))
 
 
@@ -56,8 +54,7 @@ class InputScaledLinear(_ScaledLinear):
 
     def merged(self) -> nn.Linear:
         """A plain layer with W's columns scaled."""
-        bias = None if self.bias is None else self.bias.detach()
-        return plain_linear(self.weight.detach() * self.ia3.detach(), bias, training=self.training)
+        return self.plain_with(self.weight.detach() * self.ia3.detach())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,30 @@ from abc import abstractmethod
 from torch import Tensor, nn
 
 
-class AdaptedLinear(nn.Linear):
+class SharingLinear(nn.Linear):
+    """A linear layer that holds another's parameters under their old names, so that checkpoints still fit.
+
+    Args:
+        linear: whose parameters they are; shared, not copied.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight = linear.weight
+        self.bias = linear.bias
+
+
+class AdaptedLinear(SharingLinear):
     """A linear layer with something beside its weight that can be folded into it."""
 
     @abstractmethod
     def merged(self) -> nn.Linear:
         """A plain layer that computes the same."""
+
+    def plain_with(self, weight: Tensor) -> nn.Linear:
+        """A plain layer with another weight, in the dtype of the own; it shares the bias."""
+        bias = None if self.bias is None else self.bias.detach()
+        return plain_linear(weight.to(self.weight.dtype), bias, training=self.training)
 
 
 def merge_adapted(

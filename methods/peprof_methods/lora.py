@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peprof_methods.bitfit import BitFit
-from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
+from peprof_methods.linears import AdaptedLinear, merge_adapted
 from peprof_methods.low_rank import low_rank_linear
 from peprof_methods.low_rank_options import (
     Scaling,
@@ -41,9 +41,7 @@ class LoRALinear(AdaptedLinear):
     """
 
     def __init__(self, linear: nn.Linear, *, rank: int, scale: float, dropout: float) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = linear.weight
-        self.bias = linear.bias
+        super().__init__(linear)
         self.scale = scale
         self.dropout = dropout
         self.lora_A = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
@@ -73,8 +71,7 @@ class LoRALinear(AdaptedLinear):
     def merged(self) -> nn.Linear:
         """A plain layer with weight W + scale * B A, computed in float32 at least; it shares the bias."""
         wide = torch.promote_types(self.weight.dtype, torch.float32)
-        bias = None if self.bias is None else self.bias.detach()
-        return plain_linear(self.adapted_weight(wide).to(self.weight.dtype), bias, training=self.training)
+        return self.plain_with(self.adapted_weight(wide))
 
     def adapted_weight(self, dtype: torch.dtype) -> Tensor:
         """W + scale * B A: (out_features, in_features)."""

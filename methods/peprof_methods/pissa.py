@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peprof_methods.errors import require
-from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
+from peprof_methods.linears import AdaptedLinear, merge_adapted
 from peprof_methods.lora import LoRALinear
 from peprof_methods.low_rank import low_rank_linear
 from peprof_methods.low_rank_options import adapt, check_alpha, check_dropout, check_rank
@@ -88,9 +88,7 @@ class SiVALinear(AdaptedLinear):
     siva_S: Tensor
 
     def __init__(self, linear: nn.Linear, *, rank: int, dropout: float, iterations: int | None) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = linear.weight
-        self.bias = linear.bias
+        super().__init__(linear)
         self.dropout = dropout
         u, s, v = top_triplets(self.weight, rank, iterations)
         self.siva_U = nn.Parameter(
@@ -119,8 +117,7 @@ class SiVALinear(AdaptedLinear):
     def merged(self) -> nn.Linear:
         """A plain layer with weight W' + U diag(S) V, computed in float32 at least; it shares the bias."""
         u, v = self._wide_factors()
-        weight = torch.addmm(self.weight.detach().to(u.dtype), u, v).to(self.weight.dtype)
-        return plain_linear(weight, None if self.bias is None else self.bias.detach(), training=self.training)
+        return self.plain_with(torch.addmm(self.weight.detach().to(u.dtype), u, v))
 
     def _wide_factors(self) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(self.weight.dtype, torch.float32)
@@ -208,7 +205,7 @@ class SiVA:
     """Singular vectors adapted: y = W' x + U diag(S) V x, U and V trained, S frozen.
 
     As PiSSA, but the top singular values stay as they are and their vectors are trained (Say, Coşlu, Gudelj
-    2023, a student project at TUM). W' = W - U diag(S) V is frozen. Training starts from the backbone's
+    2023, a student project at TUM). W' = W - U diag(S) V is frozen. Training starts from the
     backbone's function. Each target's weight is changed, so what is saved fits the same backbone with the
     same options only. The head is trained too.
 

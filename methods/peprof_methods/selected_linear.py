@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from peprof_methods.linears import AdaptedLinear, plain_linear
+from peprof_methods.linears import AdaptedLinear
 
 
 class SelectedLinear(AdaptedLinear):
@@ -28,9 +28,7 @@ class SelectedLinear(AdaptedLinear):
     selected_indices: Tensor
 
     def __init__(self, linear: nn.Linear, indices: Tensor) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = linear.weight
-        self.bias = linear.bias
+        super().__init__(linear)
         self.selected = nn.Parameter(linear.weight.new_zeros(len(indices)))
         self.register_buffer("selected_indices", indices)
 
@@ -49,8 +47,7 @@ class SelectedLinear(AdaptedLinear):
         """A plain layer with the weight W + S."""
         weight = self.weight.detach().clone()
         weight.view(-1).index_add_(0, self.selected_indices, self.selected.detach().to(weight.dtype))
-        bias = None if self.bias is None else self.bias.detach()
-        return plain_linear(weight, bias, training=self.training)
+        return self.plain_with(weight)
 
     def extra_repr(self) -> str:
         """The number of entries, for ``print(model)``."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peprof_methods.errors import require
-from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
+from peprof_methods.linears import AdaptedLinear, merge_adapted
 from peprof_methods.low_rank import vectors_low_rank_linear
 from peprof_methods.low_rank_options import adapt, check_dropout, check_rank
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, linears_by_role
@@ -58,9 +58,7 @@ class VeRALinear(AdaptedLinear):
     def __init__(
         self, linear: nn.Linear, projections: Projections, *, inner_start: float, dropout: float
     ) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = linear.weight
-        self.bias = linear.bias
+        super().__init__(linear)
         self.dropout = dropout
         self.projections = projections
         self.vera_d = nn.Parameter(linear.weight.new_full((projections.A.shape[0],), inner_start))
@@ -86,9 +84,7 @@ class VeRALinear(AdaptedLinear):
         a = self.projections.A[:, : self.in_features].to(wide)
         b = self.projections.B[: self.out_features].to(wide)
         b = b * self.vera_d.detach().to(wide) * self.vera_b.detach().to(wide)[:, None]
-        weight = torch.addmm(self.weight.detach().to(wide), b, a).to(self.weight.dtype)
-        bias = None if self.bias is None else self.bias.detach()
-        return plain_linear(weight, bias, training=self.training)
+        return self.plain_with(torch.addmm(self.weight.detach().to(wide), b, a))
 
 
 @dataclass(frozen=True, kw_only=True)
