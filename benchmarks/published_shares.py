@@ -221,6 +221,11 @@ def profile(method: Any, condition: Condition, *, length: int = LONGEST) -> Step
         model = method.apply(AutoModelForSequenceClassification.from_config(config)).train()
         ids = torch.ones(BATCH, length, dtype=torch.long)
         batch = {"input_ids": ids, "attention_mask": ids.clone(), "labels": ids[:, 0].clone()}
+    return profile_under(condition, model, batch)
+
+
+def profile_under(condition: Condition, model: nn.Module, batch: dict[str, Tensor]) -> StepProfile:
+    """The memory of one training step with AdamW, under a condition."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = (
         AdamWOfPyTorch20(trained) if condition.optimizer_2_0 else torch.optim.AdamW(trained, foreach=True)

@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
-from benchmarks.published_shares import CONDITIONS, AdamWOfPyTorch20, Condition, CudaKernels
+from benchmarks.published_shares import CONDITIONS, Condition, profile_under
 from peprof.breakdown.values import StepProfile
-from peprof.devices import Mark
-from peprof.profiler.profile import profile_step
 from peprof.running.methods import make_method
 from peprof.suite.loading import load_suite
 from peprof.suite.schema import MethodConfig
@@ -54,23 +50,7 @@ def profile(config: MethodConfig, condition: Condition) -> StepProfile:
         ids = torch.ones(BATCH, LENGTH, dtype=torch.long)
         labels = torch.ones(BATCH, TARGETS, dtype=torch.long)
         batch = {"input_ids": ids, "attention_mask": ids.clone(), "labels": labels}
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = (
-        AdamWOfPyTorch20(trained) if condition.optimizer_2_0 else torch.optim.AdamW(trained, foreach=True)
-    )
-
-    def step(batch: dict[str, Tensor], mark: Mark) -> None:
-        mark("forward")
-        loss = model(**batch).loss
-        mark("backward")
-        loss.backward()
-        mark("optimizer")
-        optimizer.step()
-        optimizer.zero_grad()
-        mark(None)
-
-    with CudaKernels() if condition.cuda else nullcontext():
-        return profile_step(model, batch, step, optimizers=optimizer)
+    return profile_under(condition, model, batch)
 
 
 def published_share(label: str) -> float:
