@@ -76,6 +76,8 @@ class RunSpec(Part):
                 decides["data"].pop(name)
         if not self.method.gradient_checkpointing:
             decides["method"].pop("gradient_checkpointing")
+        if not self.train.group_by_length:
+            decides["train"].pop("group_by_length")
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.method.label}-s{self.seed}-{digest}"

@@ -158,6 +158,7 @@ class TrainConfig(Part):
         seeds: one run each.
         evaluate_every_steps: evaluate so often; ``None`` evaluates at the end of each epoch.
         evaluation_batch_size: examples a forward pass in evaluation.
+        group_by_length: examples of like length share a batch: less padding, the same examples an epoch.
         save_adapter: keep what a full phase has trained, in ``adapter/`` beside the record. No other run: one
             that is finished isn't repeated for it.
     """
@@ -174,6 +175,7 @@ class TrainConfig(Part):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     evaluate_every_steps: OptionalCount = None
     evaluation_batch_size: Annotated[int, Field(ge=1)] = 64
+    group_by_length: bool = False
     save_adapter: bool = False
 
 

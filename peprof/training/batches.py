@@ -11,6 +11,7 @@ import torch.export
 from transformers import PreTrainedTokenizerBase
 
 from peprof.training.data import Split
+from peprof.training.ordering import grouped_by_length, longest_first, shuffled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +79,26 @@ class EncodedSplit:
         """
         return torch.tensor(classes)
 
-    def epoch(self, batch_size: int, *, seed: int) -> Iterator[Batch]:
-        """All rows once, in an order that the seed decides; the last batch may be smaller."""
-        order = list(range(len(self)))
-        random.Random(seed).shuffle(order)
-        for start in range(0, len(order), batch_size):
-            yield self.batch(order[start : start + batch_size])
+    def epoch(self, batch_size: int, *, seed: int, group_by_length: bool = False) -> Iterator[Batch]:
+        """All rows once, in an order that the seed decides; a batch may be smaller.
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All rows once, as they stand."""
-        for start in range(0, len(self), batch_size):
-            yield self.batch(range(start, min(start + batch_size, len(self))))
+        Args:
+            batch_size: rows a batch.
+            seed: decides the order.
+            group_by_length: whether rows of like length share a batch.
+        """
+        if group_by_length:
+            batches = grouped_by_length(self._lengths(), batch_size, seed=seed)
+        else:
+            batches = shuffled(len(self), batch_size, seed=seed)
+        return map(self.batch, batches)
+
+    def by_length(self, batch_size: int) -> Iterator[tuple[Sequence[int], Batch]]:
+        """All rows once, the longest first: row numbers and their batch."""
+        return ((rows, self.batch(rows)) for rows in longest_first(self._lengths(), batch_size))
+
+    def _lengths(self) -> list[int]:
+        return [len(ids) for ids in self._rows["input_ids"]]
 
     def fixed_shape(self, batch_size: int, count: int, *, seed: int) -> list[Batch]:
         """``count`` batches of ``batch_size`` rows padded to ``max_length``; rows repeat if there are few."""

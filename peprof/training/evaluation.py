@@ -61,7 +61,7 @@ def evaluate(
     done = 0
     model.eval()
     with torch.inference_mode():
-        for batch in split.in_order(batch_size):
+        for _, batch in split.by_length(batch_size):
             inputs = batch.to(device.torch_device).inputs
             judged.append(_judge(model, inputs, targets))
             done += len(batch.inputs["labels"])

@@ -161,7 +161,11 @@ class Trainer:
     def _batches(self, train: EncodedSplit, total: int) -> Iterator[Batch]:
         given = 0
         for epoch in range(self._config.epochs):
-            for batch in train.epoch(self._config.batch_size, seed=self._seed * 1_000_003 + epoch):
+            for batch in train.epoch(
+                self._config.batch_size,
+                seed=self._seed * 1_000_003 + epoch,
+                group_by_length=self._config.group_by_length,
+            ):
                 if given == total:
                     return
                 given += 1

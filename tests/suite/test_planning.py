@@ -167,7 +167,7 @@ _DECIDING: dict[str, dict[str, object]] = {
     "train": {
         "batch_size": 5, "epochs": 5, "max_steps": 5, "learning_rate": 0.5, "weight_decay": 0.5,
         "optimizer": "sgd", "schedule": "cosine", "warmup_fraction": 0.5, "max_grad_norm": None,
-        "evaluate_every_steps": 5, "evaluation_batch_size": 5,
+        "evaluate_every_steps": 5, "evaluation_batch_size": 5, "group_by_length": True,
     },
     "short": {"warmup_steps": 6, "steps": 6, "max_seconds": None},
     "method": {"name": "b", "options": {"rank": 9, "targets": ("attention.query",)},
