@@ -80,10 +80,8 @@ def short_figures(short: ShortResult | None) -> ShortFigures | None:
 
 def accuracy_figures(record: RunRecord) -> AccuracyFigures | None:
     """The final accuracy of a finished training; ``None`` for one that was cut short or never evaluated."""
-    if record.status != "ok" or record.full is None or not record.full.evaluations:
-        return None
-    last = record.full.evaluations[-1]
-    if last.total < 1:
+    last = record.full.result if record.status == "ok" and record.full is not None else None
+    if last is None or last.correct is None or last.total < 1:
         return None
     interval = wilson_interval(last.correct, last.total)
     return AccuracyFigures(

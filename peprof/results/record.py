@@ -7,6 +7,10 @@ Format history:
     2: whose the peak's bytes are (``short.breakdown``, and ``memory.json`` beside the record); the caching
         allocator's counters by phase; what was alive when memory ran out; what a text-to-text task wrote
         (``exact_matches`` and ``invalid`` of an evaluation, the task's keys in ``spec.data``).
+    3: metrics by name beside the count of right answers, which is ``None`` where nothing is right or wrong;
+        the result's intervals, its answers one by one (``predictions.json``); what a full phase's seconds
+        were spent on, its peak, its energy, why it stopped; the history by phase, with gradient norms and
+        tokens; the commit.
 """
 
 from __future__ import annotations
@@ -14,11 +18,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from peprof.suite.planning import RunSpec
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Status = Literal["ok", "oom", "failed", "timeout", "diverged"]
 
@@ -228,23 +232,47 @@ class Evaluation(Piece):
     Args:
         step: training steps done before it.
         train_time_s: training seconds spent before it (sum of steps).
-        correct: examples classified rightly.
+        correct: examples classified rightly; ``None`` where the task has no classes.
         total: examples evaluated.
-        loss: mean cross-entropy over the examples, for text-to-text over the tokens to be written.
+        loss: mean over the examples (cross-entropy, squared error), or over the tokens to be written.
         time_s: seconds this evaluation took.
         exact_matches: answers that, written greedily, are the class's word and nothing else; ``None`` where
             nothing is written.
         invalid: answers that are no class's word; ``None`` where nothing is written.
+        metrics: by name, the deciding one first; empty in records of before format 3.
+        energy_j: joules that the device has taken in training steps before it; ``None`` where it can't tell.
     """
 
     step: int
     train_time_s: float
-    correct: int
+    correct: int | None
     total: int
     loss: float
     time_s: float
     exact_matches: int | None = None
     invalid: int | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    energy_j: float | None = None
+
+
+class RunPeak(Piece):
+    """The highest memory of a whole full phase, evaluations included.
+
+    Args:
+        source: ``cuda_allocator`` (its own counters), or ``process_rss``: the process as the system sees it,
+            with the interpreter and all libraries.
+        peak_bytes: allocated, or resident.
+        start_bytes: the same before the first step.
+        peak_reserved_bytes: held from the device; ``None`` where there is no pool.
+    """
+
+    source: Literal["cuda_allocator", "process_rss"]
+    peak_bytes: int
+    start_bytes: int
+    peak_reserved_bytes: int | None = None
+
+
+StopReason = Literal["epochs", "max_steps", "max_seconds", "early_stopping"]
 
 
 class FullResult(Piece):
@@ -256,9 +284,21 @@ class FullResult(Piece):
         train_time_s: sum of the training steps' seconds: no evaluation, no set-up.
         evaluation_time_s: sum of the evaluations' seconds.
         epoch_times_s: training seconds of each finished epoch.
-        evaluations: in order; the last one is the result.
+        evaluations: in order.
         checkpoint_bytes: size on disk of what the method has to save.
         final_loss: mean training loss of the last (up to) 50 steps.
+        result_step: of the evaluation that is the result; ``None`` in records of before format 3: the last.
+        intervals: metric -> 95 % interval of the result, by resampling the examples.
+        correct_bits: hexadecimal; bit i is 1 where the result's answer to example i is right, in the split's
+            order; ``None`` where the task has no classes.
+        stopped_by: what ended it.
+        wall_time_s: seconds from the first batch to the end: steps, waiting, evaluations, checkpoints, over
+            all attempts that a checkpoint joined.
+        waiting_time_s: of these, waiting for batches.
+        checkpoint_time_s: of these, keeping checkpoints.
+        resumes: times that it went on from a checkpoint.
+        peak: over the whole phase; of the last attempt, if it was resumed.
+        energy_j: joules that the device has taken in training steps; ``None`` where it can't tell.
     """
 
     steps: int
@@ -269,14 +309,63 @@ class FullResult(Piece):
     evaluations: tuple[Evaluation, ...]
     checkpoint_bytes: int
     final_loss: float
+    result_step: int | None = None
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    correct_bits: str | None = None
+    stopped_by: StopReason | None = None
+    wall_time_s: float | None = None
+    waiting_time_s: float | None = None
+    checkpoint_time_s: float | None = None
+    resumes: int = 0
+    peak: RunPeak | None = None
+    energy_j: float | None = None
+
+    @property
+    def result(self) -> Evaluation | None:
+        """The evaluation that counts; ``None`` where there was none."""
+        wanted = (one for one in self.evaluations if one.step == self.result_step)
+        return next(wanted, self.evaluations[-1] if self.evaluations else None)
 
 
 class TrainingHistory(Piece):
-    """The full phase step by step; stored beside the record as ``history.json``. Equal lengths."""
+    """The full phase step by step; stored beside the record as ``history.json``.
+
+    Equal lengths; what came with format 3 is empty in histories of before, and where it isn't known.
+
+    Args:
+        loss: mean over the batch.
+        learning_rate: of the first group.
+        step_time_s: seconds.
+        forward_s, backward_s, clip_s, optimizer_s: seconds by phase.
+        gradient_norm: before clipping, over all trained parameters.
+        samples: examples of the step.
+        real_tokens: tokens of the step, padding left out.
+    """
 
     loss: tuple[float, ...]
     learning_rate: tuple[float, ...]
     step_time_s: tuple[float, ...]
+    forward_s: tuple[float, ...] = ()
+    backward_s: tuple[float, ...] = ()
+    clip_s: tuple[float, ...] = ()
+    optimizer_s: tuple[float, ...] = ()
+    gradient_norm: tuple[float, ...] = ()
+    samples: tuple[int, ...] = ()
+    real_tokens: tuple[int, ...] = ()
+
+
+class Predictions(Piece):
+    """The result's answers one by one, in the split's order; beside the record as ``predictions.json``.
+
+    Args:
+        labels: classes or numbers that were to be found; empty for language modelling.
+        predictions: what was found; for language modelling an example's summed negative log-likelihood.
+        tokens: (language modelling) predicted tokens of each example; empty otherwise.
+    """
+
+    labels: tuple[float, ...]
+    predictions: tuple[float, ...]
+    tokens: tuple[int, ...] = ()
 
 
 class DataFacts(Piece):
@@ -323,6 +412,8 @@ class Environment(Piece):
         device_uuid: of a GPU.
         driver, cuda: versions; ``None`` on CPU.
         threads: intra-op threads of torch.
+        git_commit: of the working directory's repository; ``None`` where there is none.
+        git_dirty: whether files that it keeps were changed since; ``None`` where there is no repository.
     """
 
     peprof: str
@@ -337,6 +428,8 @@ class Environment(Piece):
     driver: str | None
     cuda: str | None
     threads: int
+    git_commit: str | None = None
+    git_dirty: bool | None = None
 
 
 class RunRecord(Piece):

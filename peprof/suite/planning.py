@@ -61,26 +61,40 @@ class RunSpec(Part):
     def run_id(self) -> str:
         """``LABEL-sSEED-HASH``: equal for equal work, different where anything that decides it differs.
 
-        Left out of the hash: the suite's name, the limits, the other seeds, whether the adapter is kept, why
-        it ran offline, and what the method overrides in ``train``, where it is laid in already.
+        Left out of the hash: the suite's name, the limits, what of ``train`` changes no result, why it ran
+        offline, and what the method overrides in ``train``, where it is laid in already.
         """
         decides = self.model_dump(mode="json", exclude={"suite", "limits", "offline_reason", "seed"})
         if self.content is None:
             decides.pop("content")
-        for name in ("seeds", "save_adapter"):
+        for name in _NOT_DECIDING:
             decides["train"].pop(name)
         for name in ("label", "learning_rate", "weight_decay"):
             decides["method"].pop(name)
-        if self.data.task == "classification":  # the ids are those from before there was another task
-            for name in ("task", *TEXT_TO_TEXT_KEYS):
-                decides["data"].pop(name)
-        if not self.method.gradient_checkpointing:
-            decides["method"].pop("gradient_checkpointing")
-        if not self.train.group_by_length:
-            decides["train"].pop("group_by_length")
+        for part, names in _LATER_KEYS.items():
+            config = getattr(self, part)
+            for name in names:
+                if getattr(config, name) == type(config).model_fields[name].get_default(
+                    call_default_factory=True
+                ):
+                    decides[part].pop(name)
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.method.label}-s{self.seed}-{digest}"
+
+
+_NOT_DECIDING = ("seeds", "target", "checkpoint_every_seconds", "save_adapter")
+"""Keys of ``train`` that change no result: other runs' seeds, what is kept of a run, what is said of it."""
+
+_LATER_KEYS: dict[str, tuple[str, ...]] = {
+    "data": ("task", *TEXT_TO_TEXT_KEYS, "metrics"),
+    "train": (
+        "group_by_length", "optimizer_options", "gradient_accumulation_steps", "autocast", "max_seconds",
+        "keep", "early_stopping_patience",
+    ),
+    "method": ("gradient_checkpointing",),
+}  # fmt: skip
+"""Keys that came after the first results: with their defaults they leave the ids as they were."""
 
 
 def plan(suite: Suite, *, device: str, offline_reason: str | None = None) -> tuple[RunSpec, ...]:

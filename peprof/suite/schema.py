@@ -18,9 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from peprof.suite.metrics import DEFAULT_METRICS, METRICS, Task
+
 Phase = Literal["short", "full"]
-Task = Literal["classification", "text-to-text"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+OptimizerName = Literal["adamw", "adam", "nadam", "radam", "adagrad", "adafactor", "rmsprop", "sgd"]
+ScheduleName = Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt"]
 # Labels become parts of directory names, which most file systems limit to 255 bytes.
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@=,-]*$", max_length=120)]
 
@@ -80,18 +83,22 @@ class DataConfig(Part):
         name: hub id, or ``peprof/reviews`` (embedded).
         path: a directory with ``train`` and ``validation`` as .tsv, .csv, .jsonl or .parquet.
         subset: a hub data set's configuration name.
-        text: the column with the text, or the two columns of a sentence pair.
-        label: the column with the class.
+        text: the column with the text, or the two columns of a sentence pair, or (language-modelling) of a
+            prompt and its completion: only the completion is learned.
+        label: the column with the class, or (regression) the number.
         max_length: tokens an example is cut to; the short phase pads every example to it.
         train_split: name of the split that is trained on.
         validation_split: name of the split that is evaluated on.
         train_rows: use the first rows only; ``None`` uses all.
         validation_rows: use the first rows only; ``None`` uses all.
-        task: ``classification`` by a head, or ``text-to-text``: an encoder-decoder writes a class as a word.
+        task: ``classification`` or ``regression`` by a head, ``text-to-text``: an encoder-decoder writes a
+            class as a word, or ``language-modelling``: a decoder predicts each next token.
         prefix: (text-to-text) stands before each text, ``sst2 sentence: ``.
         verbalizers: (text-to-text) the word of each class, in order.
         max_target_length: (text-to-text) tokens that a written answer may have, its end included; the short
             phase pads every target to it.
+        metrics: what answers are judged by, see ``peprof.suite.metrics``; the first decides which checkpoint,
+            and which method, is best. The task's own unless given.
     """
 
     name: str | None = None
@@ -109,6 +116,7 @@ class DataConfig(Part):
     prefix: str = ""
     verbalizers: Annotated[tuple[str, ...], Field(validate_default=True)] = ()
     max_target_length: Annotated[int, Field(ge=2, le=1_000_000)] = 4
+    metrics: tuple[str, ...] = ()
 
     @field_validator("task")
     @classmethod
@@ -131,9 +139,23 @@ class DataConfig(Part):
     def _of_text_to_text(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
         default = cls.model_fields[info.field_name].default
-        if info.data.get("task") == "classification" and value != default:
+        if info.data.get("task") != "text-to-text" and value != default:
             raise ValueError('nothing here, or task = "text-to-text"')
         return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, metrics: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        task = info.data.get("task")
+        fitting = [name for name, metric in METRICS.items() if task in metric.tasks]
+        if task is not None and (set(metrics) - set(fitting) or len(set(metrics)) < len(metrics)):
+            raise ValueError(f"for {task} each at most once of: {', '.join(fitting)}")
+        return metrics
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """The metrics that answers are judged by; the first decides."""
+        return self.metrics or DEFAULT_METRICS[self.task]
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -152,13 +174,25 @@ class TrainConfig(Part):
         learning_rate: (*) peak learning rate.
         weight_decay: (*) decoupled weight decay.
         optimizer: by name.
+        optimizer_options: what else the optimizer takes, ``{betas = [0.9, 0.98]}``.
         schedule: of the learning rate after the warm-up.
         warmup_fraction: share of all steps in which the learning rate rises linearly.
         max_grad_norm: clip the gradient's norm to this; ``None`` doesn't clip.
+        gradient_accumulation_steps: parts that a batch is cut into, one forward and backward each: the same
+            training in less memory. Divides ``batch_size``.
+        autocast: operations that bear it are done in this type, parameters keep theirs; ``None`` for none.
         seeds: one run each.
         evaluate_every_steps: evaluate so often; ``None`` evaluates at the end of each epoch.
         evaluation_batch_size: examples a forward pass in evaluation.
         group_by_length: examples of like length share a batch: less padding, the same examples an epoch.
+        max_seconds: stop when training steps have taken so long; ``None`` for no such limit.
+        keep: which evaluation is the result: the ``last``, or the ``best`` by the first metric, whose weights
+            are then put back.
+        early_stopping_patience: stop after so many evaluations in a row without a better first metric;
+            ``None`` never does.
+        target: a value of the first metric; reports say when it was first reached.
+        checkpoint_every_seconds: keep the state of a training so often, so that a killed one goes on from
+            there; ``None`` never does.
         save_adapter: keep what a full phase has trained, in ``adapter/`` beside the record. No other run: one
             that is finished isn't repeated for it.
     """
@@ -168,15 +202,36 @@ class TrainConfig(Part):
     max_steps: OptionalCount = None
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    optimizer: OptimizerName = "adamw"
+    optimizer_options: dict[str, Any] = Field(default_factory=dict)
+    schedule: ScheduleName = "linear"
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.06
     max_grad_norm: OptionalPositive = 1.0
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    autocast: Annotated[Literal["bfloat16", "float16"] | None, BeforeValidator(none_word)] = None
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     evaluate_every_steps: OptionalCount = None
     evaluation_batch_size: Annotated[int, Field(ge=1)] = 64
     group_by_length: bool = False
+    max_seconds: OptionalPositive = None
+    keep: Literal["last", "best"] = "last"
+    early_stopping_patience: OptionalCount = None
+    target: float | None = None
+    checkpoint_every_seconds: OptionalPositive = 120.0
     save_adapter: bool = False
+
+    @field_validator("optimizer_options")
+    @classmethod
+    def _frozen_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return {key: frozen_value(value) for key, value in options.items()}
+
+    @field_validator("gradient_accumulation_steps")
+    @classmethod
+    def _divides_the_batch(cls, parts: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size")
+        if batch_size is not None and batch_size % parts:
+            raise ValueError(f"a divisor of train.batch_size = {batch_size}")
+        return parts
 
 
 class ShortConfig(Part):

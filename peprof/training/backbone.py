@@ -22,7 +22,8 @@ from peprof.devices import as_out_of_memory
 from peprof.errors import Fault, SuiteError
 from peprof.events import Progress
 from peprof.results.record import ModelFacts
-from peprof.suite.schema import ModelConfig, Task
+from peprof.suite.metrics import Task
+from peprof.suite.schema import ModelConfig
 from peprof.training.embedded import tiny
 from peprof.training.geometries import geometry_name, known_config
 from peprof.training.made_tokenizer import make_tokenizer

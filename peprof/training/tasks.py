@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from peprof.errors import Fault, SuiteError
-from peprof.suite.schema import DataConfig, Task
+from peprof.suite.metrics import Task
+from peprof.suite.schema import DataConfig
 from peprof.training.batches import EncodedSplit
 from peprof.training.data import Split
 from peprof.training.text_to_text import TextToTextSplit, make_targets

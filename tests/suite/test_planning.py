@@ -163,11 +163,14 @@ _DECIDING: dict[str, dict[str, object]] = {
         "name": "b", "path": "/b", "subset": "b", "text": ("b",), "label": "b", "max_length": 64,
         "train_split": "b", "validation_split": "b", "train_rows": 5, "validation_rows": 5,
         "task": "text-to-text", "prefix": "b ", "verbalizers": ("b", "c"), "max_target_length": 5,
+        "metrics": ("f1",),
     },
     "train": {
         "batch_size": 5, "epochs": 5, "max_steps": 5, "learning_rate": 0.5, "weight_decay": 0.5,
         "optimizer": "sgd", "schedule": "cosine", "warmup_fraction": 0.5, "max_grad_norm": None,
         "evaluate_every_steps": 5, "evaluation_batch_size": 5, "group_by_length": True,
+        "optimizer_options": {"eps": 0.5}, "gradient_accumulation_steps": 2, "autocast": "bfloat16",
+        "max_seconds": 5.0, "keep": "best", "early_stopping_patience": 5,
     },
     "short": {"warmup_steps": 6, "steps": 6, "max_seconds": None},
     "method": {"name": "b", "options": {"rank": 9, "targets": ("attention.query",)},
@@ -175,7 +178,12 @@ _DECIDING: dict[str, dict[str, object]] = {
 }  # fmt: skip
 _NOT_DECIDING: dict[str, dict[str, object]] = {
     "limits": {"run_seconds": 5.0},
-    "train": {"seeds": (1, 2, 3), "save_adapter": True},
+    "train": {
+        "seeds": (1, 2, 3),
+        "save_adapter": True,
+        "target": 0.5,
+        "checkpoint_every_seconds": None,
+    },
     # Laid into train already.
     "method": {"label": "b", "learning_rate": 0.5, "weight_decay": 0.5},
 }

@@ -1,0 +1,59 @@
+"""What a model's answers are judged by: names, which way is better, which task they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Task = Literal["classification", "regression", "text-to-text", "language-modelling"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric.
+
+    Args:
+        name: as suites and records have it.
+        tasks: that it fits.
+        higher_is_better: false where less is better.
+        share: between 0 and 1, shown as a percentage. Correlations are shown times 100, as GLUE does.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    higher_is_better: bool = True
+    share: bool = True
+
+
+_CLASSES: tuple[Task, ...] = ("classification", "text-to-text")
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            Metric(name="accuracy", tasks=_CLASSES),
+            Metric(name="f1", tasks=_CLASSES),
+            Metric(name="macro_f1", tasks=_CLASSES),
+            Metric(name="matthews", tasks=_CLASSES),
+            Metric(name="exact_match", tasks=("text-to-text",)),
+            Metric(name="pearson", tasks=("regression",)),
+            Metric(name="spearman", tasks=("regression",)),
+            Metric(name="pearson_spearman", tasks=("regression",)),
+            Metric(name="mse", tasks=("regression",), higher_is_better=False, share=False),
+            Metric(name="perplexity", tasks=("language-modelling",), higher_is_better=False, share=False),
+        )
+    }
+)
+"""By name. ``f1`` is of class 1, as GLUE's for MRPC and QQP; ``pearson_spearman`` is STS-B's mean of both."""
+
+DEFAULT_METRICS: Mapping[Task, tuple[str, ...]] = MappingProxyType(
+    {
+        "classification": ("accuracy",),
+        "regression": ("pearson_spearman", "pearson", "spearman"),
+        "text-to-text": ("accuracy", "exact_match"),
+        "language-modelling": ("perplexity",),
+    }
+)
+"""What a task is judged by unless the suite says otherwise; the first decides."""
