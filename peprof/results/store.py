@@ -6,6 +6,7 @@
     DIRECTORY/runs/RUN_ID/history.json    the full phase step by step
     DIRECTORY/runs/RUN_ID/memory.json     whose each byte of a step's memory was
     DIRECTORY/runs/RUN_ID/adapter/        what was trained, if asked for; peft/ in peft's format
+    DIRECTORY/runs/RUN_ID/checkpoint/     how far an unfinished run got; the next attempt goes on from there
     DIRECTORY/runs/RUN_ID/suite.toml      the suite the run came from, as it was written
     DIRECTORY/runs/RUN_ID/run.lock        held by the process that is doing the run
 """
@@ -16,7 +17,7 @@ import contextlib
 import errno
 import json
 import os
-import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +27,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from peprof.breakdown.values import StepProfile
 from peprof.errors import StoreError, UsageError
+from peprof.results.atomic import TEMPORARY_SUFFIX, remove_temporary_files, replacing
 from peprof.results.record import FORMAT_VERSION, RunRecord, TrainingHistory
 
 RECORD_FILE = "record.json"
 HISTORY_FILE = "history.json"
 MEMORY_FILE = "memory.json"
 ADAPTER_DIRECTORY = "adapter"
+CHECKPOINT_DIRECTORY = "checkpoint"
 SUITE_FILE = "suite.toml"
 LOCK_FILE = "run.lock"
 
 _RUNS = "runs"
-_TEMPORARY_SUFFIX = ".tmp"
 _SEARCH_DEPTH = 2  # below a directory given to a reader: results/SUITE, results/DATE/SUITE
 
 _KindT = TypeVar("_KindT")
@@ -108,6 +110,10 @@ class ResultStore:
                 if content is None:
                     (directory / name).unlink(missing_ok=True)
 
+    def remove_checkpoint(self, run_id: str) -> None:
+        """Removes what a run could have gone on from; there is none once it has a result."""
+        shutil.rmtree(self.run_directory(run_id) / CHECKPOINT_DIRECTORY, ignore_errors=True)
+
     def check_writable(self) -> None:
         """Makes the directory and writes a file into it, before hours are spent on what can't be kept.
 
@@ -116,7 +122,7 @@ class ResultStore:
         """
         with _explained(self.directory, "write"):
             (self.directory / _RUNS).mkdir(parents=True, exist_ok=True)
-            probe = self.directory / f".probe-{os.getpid()}{_TEMPORARY_SUFFIX}"
+            probe = self.directory / f".probe-{os.getpid()}{TEMPORARY_SUFFIX}"
             try:
                 probe.write_bytes(b"x")
             finally:
@@ -216,7 +222,7 @@ class ResultStore:
             return
         try:
             with _explained(directory, "clean"):
-                _remove_temporary_files(directory)
+                remove_temporary_files(directory)
             yield True
         finally:
             lock.release()
@@ -336,35 +342,8 @@ def _newer(path: Path, version: int) -> StoreError:
 
 def _replace_file(path: Path, data: bytes) -> None:
     """Puts ``data`` in place of ``path`` in one step; on a failure what was there stays as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:  # an interrupt too must not leave it behind
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes the new name last through a power cut, on systems where a directory can be opened."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_temporary_files(directory: Path) -> None:
-    """Clears away what a writer that was killed has left; only for whoever holds the claim."""
-    for stray in directory.glob(f".*{_TEMPORARY_SUFFIX}"):
-        stray.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(data)
 
 
 _HINTS = {
