@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from peprof.reports.columns import FRONT_MARK, NOISE_MARK, failure_words
 from peprof.reports.formats import human_percent
-from peprof.results.comparison import Difference, Leaderboard
+from peprof.results.comparison import Leaderboard
+from peprof.results.conditions import Difference
 from peprof.results.rows import Row
 from peprof.results.statistics import OUTLIER_THRESHOLD
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from peprof.errors import UsageError
-from peprof.results.conditions import ComparableRuns, split
+from peprof.results.conditions import ComparableRuns, Difference, differences, in_order, split
 from peprof.results.record import RunRecord
 from peprof.results.rows import Row, make_rows
 from peprof.results.statistics import pareto_front
@@ -29,15 +29,6 @@ _GROUPINGS: dict[str, Callable[[RunRecord], str | None]] = {
 }
 #: What ``leaderboards`` can group by.
 GROUP_KEYS = tuple(_GROUPINGS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A condition that is known of two tables and not the same: why they are two."""
-
-    condition: str
-    here: str
-    first: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +80,7 @@ def leaderboards(records: Iterable[RunRecord], *, group_by: str | None = None) -
     """
     grouping = _grouping(group_by)
     ordered = sorted(records, key=lambda record: (record.spec.suite, record.run_id, record.started_at))
-    tables = split(ordered, grouping)
-    varying = _varying([table.conditions for table in tables])
-    tables.sort(key=lambda table: _natural([table.group, *(table.conditions.get(key) for key in varying)]))
+    tables = in_order(split(ordered, grouping))
     return [_leaderboard(table, tables[0], group_by) for table in tables]
 
 
@@ -108,24 +97,12 @@ def _grouping(group_by: str | None) -> Callable[[RunRecord], str | None] | None:
     return _GROUPINGS[key]
 
 
-def _varying(conditions: Sequence[Mapping[str, str]]) -> list[str]:
-    keys = dict.fromkeys(key for table in conditions for key in table)
-    return [key for key in keys if len({table.get(key) for table in conditions}) > 1]
-
-
-def _natural(values: Iterable[str | None]) -> list[tuple[bool, float, str]]:
-    """Orders numbers as numbers, what is unknown last."""
-    return [
-        (value is None, float(value) if value and value.isdecimal() else 0.0, value or "") for value in values
-    ]
-
-
 def _leaderboard(table: ComparableRuns, first: ComparableRuns, group_by: str | None) -> Leaderboard:
     specs = [record.spec for record in table.records]
     return Leaderboard(
         group=None if group_by is None else f"{group_by.replace('_', ' ')} {table.group or 'unknown'}",
         conditions=table.conditions,
-        differences=_differences(table.conditions, first.conditions),
+        differences=differences(table.conditions, first.conditions),
         rows=tuple(_rank(_compare(make_rows(table.records)))),
         suites=tuple(dict.fromkeys(spec.suite for spec in specs)),
         synthetic_data=any(record.data is not None and record.data.synthetic for record in table.records),
@@ -151,18 +128,6 @@ _LARGE_IS_BEST: dict[str, Callable[[Row], float | None]] = {
     "samples_per_s": lambda row: row.samples_per_s,
     "real_tokens_per_s": lambda row: row.real_tokens_per_s,
 }
-
-
-def _differences(here: Mapping[str, str], first: Mapping[str, str]) -> tuple[Difference, ...]:
-    """The contradictions. The data's names and fingerprints say the same: one of them is enough."""
-    needless = "data" if here.get("data fingerprint") == first.get("data fingerprint") else None
-    if here["data"] != first["data"] and needless is None:
-        needless = "data fingerprint"
-    return tuple(
-        Difference(condition=key, here=value, first=first[key])
-        for key, value in here.items()
-        if key != needless and first.get(key, value) != value
-    )
 
 
 def _compare(rows: Sequence[Row]) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from peprof.results.record import RunRecord
@@ -126,6 +126,15 @@ class _Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A condition that is known of two tables and not the same: why they are two."""
+
+    condition: str
+    here: str
+    first: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparableRuns:
     """Runs that may stand in one table.
 
@@ -180,3 +189,39 @@ def split(
 
 def _is_complete(known: dict[str, str]) -> bool:
     return _FINGERPRINT in known and "device name" in known and "geometry" in known
+
+
+def in_order(tables: Iterable[ComparableRuns]) -> list[ComparableRuns]:
+    """Tables by the conditions that tell them apart; the first is what others are held against."""
+    known = list(tables)
+    varying = _varying([table.conditions for table in known])
+    return sorted(
+        known, key=lambda table: _natural([table.group, *(table.conditions.get(key) for key in varying)])
+    )
+
+
+def _varying(conditions: Sequence[Mapping[str, str]]) -> list[str]:
+    keys = dict.fromkeys(key for table in conditions for key in table)
+    return [key for key in keys if len({table.get(key) for table in conditions}) > 1]
+
+
+def _natural(values: Iterable[str | None]) -> list[tuple[bool, float, str]]:
+    """Orders numbers as numbers, what is unknown last."""
+    return [
+        (value is None, float(value) if value and value.isdecimal() else 0.0, value or "") for value in values
+    ]
+
+
+def differences(here: Mapping[str, str], first: Mapping[str, str]) -> tuple[Difference, ...]:
+    """Why a table isn't the first one: the contradictions between what is known of both.
+
+    The data's names and fingerprints say the same: one of them is enough.
+    """
+    needless = "data" if here.get("data fingerprint") == first.get("data fingerprint") else None
+    if here["data"] != first["data"] and needless is None:
+        needless = "data fingerprint"
+    return tuple(
+        Difference(condition=key, here=value, first=first[key])
+        for key, value in here.items()
+        if key != needless and first.get(key, value) != value
+    )
