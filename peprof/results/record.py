@@ -289,8 +289,9 @@ class FullResult(Piece):
         final_loss: mean training loss of the last (up to) 50 steps.
         result_step: of the evaluation that is the result; ``None`` in records of before format 3: the last.
         intervals: metric -> 95 % interval of the result, by resampling the examples.
-        correct_bits: hexadecimal; bit i is 1 where the result's answer to example i is right, in the split's
-            order; ``None`` where the task has no classes.
+        correct_bits: a hexadecimal number, of a digit for each four examples; its bit i, that of 2**i, is 1
+            where the result's answer to example i is right, in the split's order; ``None`` where the task has
+            no classes.
         stopped_by: what ended it.
         wall_time_s: seconds from the first batch to the end: steps, waiting, evaluations, checkpoints, over
             all attempts that a checkpoint joined.
@@ -361,11 +362,13 @@ class Predictions(Piece):
         labels: classes or numbers that were to be found; empty for language modelling.
         predictions: what was found; for language modelling an example's summed negative log-likelihood.
         tokens: (language modelling) predicted tokens of each example; empty otherwise.
+        written: (text-to-text) classes as they were written, -1 for what is no class's word; empty otherwise.
     """
 
     labels: tuple[float, ...]
     predictions: tuple[float, ...]
     tokens: tuple[int, ...] = ()
+    written: tuple[int, ...] = ()
 
 
 class DataFacts(Piece):
