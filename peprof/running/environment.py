@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import socket
+from pathlib import Path
 
 import torch
 import transformers
@@ -11,11 +12,13 @@ import transformers
 import peprof
 from peprof.devices import Device
 from peprof.results.record import Environment
+from peprof.running.repository import commit_of
 
 
 def describe_environment(device: Device) -> Environment:
     """The machine, the device and the versions, as they are now."""
     facts = device.facts()
+    commit, dirty = commit_of(Path.cwd())
     return Environment(
         peprof=peprof.__version__,
         python=platform.python_version(),
@@ -29,4 +32,6 @@ def describe_environment(device: Device) -> Environment:
         driver=facts.driver,
         cuda=facts.cuda,
         threads=torch.get_num_threads(),
+        git_commit=commit,
+        git_dirty=dirty,
     )
