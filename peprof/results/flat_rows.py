@@ -1,0 +1,250 @@
+"""One record -> plain values by column, for data frames and exports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from peprof.results.figures import accuracy_figures, epoch_time_s, short_figures
+from peprof.results.frame_columns import CATEGORIES, COLUMNS, PHASES
+from peprof.results.record import Evaluation, FullResult, PeakBreakdown, RunRecord
+from peprof.results.statistics import Quartiles
+from peprof.suite.metrics import METRICS
+
+
+def flat_row(record: RunRecord) -> dict[str, Any]:
+    """One record as plain values by ``COLUMNS``; ``None`` for what was not measured.
+
+    Where its files lie and what it may be compared with is left out: a record alone knows neither.
+    """
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    for part in (_identity, _asked, _found, _memory, _times, _result, _training):
+        row |= part(record)
+    return row
+
+
+def settings_text(options: Mapping[str, Any]) -> str:
+    """Options for people, in their order: ``rank=8, targets=attention.query+attention.value``."""
+    return ", ".join(f"{name}={_plain(value)}" for name, value in options.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "+".join(_plain(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return "{" + settings_text(value) + "}"
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def _identity(record: RunRecord) -> dict[str, Any]:
+    spec, failure = record.spec, record.failure
+    return {
+        "suite": spec.suite,
+        "label": spec.method.label,
+        "method": spec.method.name,
+        "settings": settings_text(spec.method.options),
+        "options": json.dumps(spec.method.options, sort_keys=True),
+        "seed": spec.seed,
+        "status": record.status,
+        "failure_phase": failure.phase if failure else None,
+        "failure_kind": failure.kind if failure else None,
+        "failure_message": failure.message if failure else None,
+        "warnings": "; ".join(record.warnings) or None,
+        "run_id": record.run_id,
+        "setup_time_s": record.setup_time_s,
+        "total_time_s": record.total_time_s,
+        "attempt": record.attempt,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "offline_reason": spec.offline_reason,
+        "format_version": record.format_version,
+    }
+
+
+_OF_TRAIN = (
+    "gradient_accumulation_steps", "epochs", "max_steps", "max_seconds", "learning_rate", "weight_decay",
+    "optimizer", "schedule", "warmup_fraction", "max_grad_norm", "autocast", "target",
+)  # fmt: skip
+
+
+def _asked(record: RunRecord) -> dict[str, Any]:
+    spec = record.spec
+    model, data, train = spec.model, spec.data, spec.train
+    return {
+        **{name: getattr(train, name) for name in _OF_TRAIN},
+        "phases": "+".join(spec.phases),
+        "model": model.name,
+        "weights": model.weights,
+        "dtype": model.dtype,
+        "attention": model.attention,
+        "data": data.name or data.path,
+        "subset": data.subset,
+        "task": data.task,
+        "max_length": data.max_length,
+        "batch_size": train.batch_size,
+        "gradient_checkpointing": spec.method.gradient_checkpointing,
+        "device": spec.device,
+    }
+
+
+_OF_ENVIRONMENT = (
+    "device_name", "device_uuid", "driver", "cuda", "threads", "torch", "transformers", "peprof", "python",
+    "platform", "hostname", "git_commit", "git_dirty",
+)  # fmt: skip
+
+
+def _found(record: RunRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    if record.environment:
+        row |= {name: getattr(record.environment, name) for name in _OF_ENVIRONMENT}
+    if record.model:
+        row |= {
+            "architecture": record.model.architecture,
+            "attention": record.model.attention,
+            "geometry": record.model.geometry,
+            "synthetic_weights": record.model.synthetic,
+        }
+    if record.data:
+        row |= {
+            "train_rows": record.data.train_rows,
+            "validation_rows": record.data.validation_rows,
+            "data_fingerprint": record.data.fingerprint,
+            "synthetic_data": record.data.synthetic,
+        }
+    counts = record.parameters
+    if counts:
+        trainable, total = counts.trainable_backbone + counts.trainable_head, counts.backbone + counts.head
+        row |= counts.model_dump() | {"trainable_share": trainable / total if total else None}
+    return row
+
+
+_OF_MEMORY = (
+    "peak_allocated_bytes", "peak_reserved_bytes", "start_bytes", "device_bytes", "device_bytes_of",
+)  # fmt: skip
+
+
+def _memory(record: RunRecord) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    memory = record.short.memory if record.short else None
+    if memory:
+        row |= {name: getattr(memory, name) for name in _OF_MEMORY} | {"memory_source": memory.source}
+    if record.short and record.short.breakdown:
+        row |= _breakdown(record.short.breakdown)
+    peak = record.full.peak if record.full else None
+    if peak:
+        row |= {
+            "run_peak_bytes": peak.peak_bytes,
+            "run_start_bytes": peak.start_bytes,
+            "run_peak_reserved_bytes": peak.peak_reserved_bytes,
+            "run_peak_source": peak.source,
+        }
+    return row
+
+
+def _breakdown(breakdown: PeakBreakdown) -> dict[str, Any]:
+    """Whose the peak's bytes are; a category that isn't there has none of them, which is known."""
+    left = dict(breakdown.categories)
+    row: dict[str, Any] = {
+        f"{name}_bytes": sum(left.pop(category, 0) for category in categories)
+        for name, categories in CATEGORIES.items()
+    }
+    passing = [name for name in left if name.partition(".")[0] == "temporaries"]
+    row["temporaries_bytes"] = sum(left.pop(name) for name in passing)
+    return row | {
+        "other_bytes": sum(left.values()),
+        "memory_by_category": json.dumps(breakdown.categories),
+        "ledger_peak_bytes": breakdown.peak_bytes,
+        "peak_phase": breakdown.peak_phase,
+        "saved_for_backward_bytes": breakdown.saved_bytes,
+    }
+
+
+def _times(record: RunRecord) -> dict[str, Any]:
+    figures = short_figures(record.short)
+    if figures is None or record.short is None or record.short.times is None:
+        return {}
+    row: dict[str, Any] = {
+        "clock": record.short.times.clock,
+        "samples_per_s": figures.samples_per_s,
+        "real_tokens_per_s": figures.real_tokens_per_s,
+        "measured_steps": figures.measured_steps,
+    }
+    for phase in PHASES:
+        spread: Quartiles | None = getattr(figures, phase)
+        if spread is not None:
+            row |= {f"{phase}_s": spread.median, f"{phase}_s_q1": spread.q1, f"{phase}_s_q3": spread.q3}
+    return row
+
+
+def _result(record: RunRecord) -> dict[str, Any]:
+    """The metrics of a finished training; nothing of one that was cut short."""
+    full = record.full
+    result = full.result if record.status == "ok" and full is not None else None
+    if result is None or full is None:
+        return {}
+    row: dict[str, Any] = {"validation_total": result.total}
+    for name, value in result.metrics.items():
+        low, high = full.intervals.get(name, (None, None))
+        if name in METRICS:
+            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    accuracy = accuracy_figures(record)
+    if accuracy:
+        row |= {f"accuracy{end}": value for end, value in zip(
+            ("", "_low", "_high"), (accuracy.value, accuracy.low, accuracy.high), strict=True
+        )}  # fmt: skip
+        row |= {"invalid": accuracy.invalid}
+        row.setdefault("exact_match", accuracy.exact_match)
+    # Records of before format 3 have no metrics by name: theirs was the accuracy.
+    deciding = next(iter(result.metrics), "accuracy" if accuracy else None)
+    return row | {
+        "metric": deciding,
+        "metric_value": result.metrics.get(deciding, row.get(deciding)) if deciding else None,
+        "metric_low": row.get(f"{deciding}_low"),
+        "metric_high": row.get(f"{deciding}_high"),
+    }
+
+
+_OF_TRAINING = (
+    "train_time_s", "evaluation_time_s", "waiting_time_s", "checkpoint_time_s", "wall_time_s", "energy_j",
+    "final_loss", "checkpoint_bytes", "resumes", "stopped_by",
+)  # fmt: skip
+
+
+def _training(record: RunRecord) -> dict[str, Any]:
+    full = record.full
+    if full is None:
+        return {}
+    row = {name: getattr(full, name) for name in _OF_TRAINING}
+    row |= {
+        "train_steps": full.steps,
+        "epochs_done": full.epochs,
+        "epoch_time_s": epoch_time_s(full),
+        "result_step": full.result.step if full.result else None,
+        "train_time_share": full.train_time_s / full.wall_time_s if full.wall_time_s else None,
+        "mean_power_w": full.energy_j / full.train_time_s
+        if full.energy_j is not None and full.train_time_s
+        else None,
+    }
+    reached = _reached(full, record.spec.train.target)
+    if reached:
+        row |= {
+            "target_step": reached.step,
+            "target_time_s": reached.train_time_s,
+            "target_energy_j": reached.energy_j,
+        }
+    return row
+
+
+def _reached(full: FullResult, target: float | None) -> Evaluation | None:
+    """The first evaluation whose deciding metric is as good as the target; ``None`` when none was."""
+    if target is None:
+        return None
+    for evaluation in full.evaluations:
+        for name, value in list(evaluation.metrics.items())[:1]:
+            higher = METRICS[name].higher_is_better if name in METRICS else True
+            if (value >= target) if higher else (value <= target):
+                return evaluation
+    return None
