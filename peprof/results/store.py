@@ -7,6 +7,7 @@
     DIRECTORY/runs/RUN_ID/memory.json     whose each byte of a step's memory was
     DIRECTORY/runs/RUN_ID/adapter/        what was trained, if asked for; peft/ in peft's format
     DIRECTORY/runs/RUN_ID/checkpoint/     how far an unfinished run got; the next attempt goes on from there
+    DIRECTORY/runs/RUN_ID/tensorboard/    what TensorBoard shows of it; beside each other for a whole suite
     DIRECTORY/runs/RUN_ID/suite.toml      the suite the run came from, as it was written
     DIRECTORY/runs/RUN_ID/run.lock        held by the process that is doing the run
 """
@@ -34,6 +35,7 @@ RECORD_FILE = "record.json"
 HISTORY_FILE = "history.json"
 MEMORY_FILE = "memory.json"
 ADAPTER_DIRECTORY = "adapter"
+TENSORBOARD_DIRECTORY = "tensorboard"
 CHECKPOINT_DIRECTORY = "checkpoint"
 SUITE_FILE = "suite.toml"
 LOCK_FILE = "run.lock"
