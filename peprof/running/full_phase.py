@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -11,9 +12,12 @@ from peprof.results.record import FullResult, TrainingHistory
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import EncodedSplit
+from peprof.training.metrics import correct_bits, intervals
 from peprof.training.step import ClassifierStep
 from peprof.training.trained_state import checkpoint_bytes
-from peprof.training.trainer import Trainer
+from peprof.training.trainer import Keeper, Trainer
+from peprof.training.training_state import Training
+from peprof.training.watching import TrainingWatcher
 
 FINAL_STEPS = 50
 """Steps at the end whose mean loss is called the final one."""
@@ -28,6 +32,10 @@ def run_full_phase(
     device: Device,
     say: Say,
     keep: Callable[[TrainingHistory], None],
+    *,
+    watchers: Sequence[TrainingWatcher] = (),
+    keeper: Keeper | None = None,
+    training: Training | None = None,
 ) -> FullResult:
     """Trains to the end and sums up.
 
@@ -39,8 +47,21 @@ def run_full_phase(
         device: where it runs.
         say: told how far it is.
         keep: given the training's history, also when the training fails after its first step.
+        watchers: told what was found, whenever the device is waited for.
+        keeper: keeps the training's state now and then.
+        training: restored, to go on with; ``None`` starts anew.
     """
-    trainer = Trainer(step, spec.train, device, seed=spec.seed, progress=say)
+    trainer = Trainer(
+        step,
+        spec.train,
+        device,
+        seed=spec.seed,
+        metrics=spec.data.judged_by,
+        progress=say,
+        watchers=watchers,
+        keeper=keeper,
+        training=training,
+    )
     try:
         found = trainer.train(train, validation)
     finally:
@@ -48,12 +69,21 @@ def run_full_phase(
         if history.loss:
             keep(history)
     return FullResult(
-        steps=len(found.losses),
+        steps=found.steps,
         epochs=found.epochs,
-        train_time_s=sum(found.step_times_s),
+        train_time_s=math.fsum(found.step_time_s),
         evaluation_time_s=sum(evaluation.time_s for evaluation in found.evaluations),
         epoch_times_s=tuple(found.epoch_times_s),
         evaluations=tuple(found.evaluations),
         checkpoint_bytes=checkpoint_bytes(step.model, method),
-        final_loss=fmean(found.losses[-FINAL_STEPS:]),
+        final_loss=fmean(found.loss[-FINAL_STEPS:]),
+        result_step=found.result_step,
+        intervals=intervals(found.predictions, spec.data.judged_by) if found.predictions else {},
+        correct_bits=correct_bits(found.predictions, spec.data.task) if found.predictions else None,
+        stopped_by=found.stopped_by,
+        wall_time_s=found.wall_time_s,
+        waiting_time_s=found.waiting_time_s,
+        checkpoint_time_s=found.checkpoint_time_s,
+        resumes=found.resumes,
+        energy_j=found.energy_j,
     )

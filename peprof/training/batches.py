@@ -79,19 +79,22 @@ class EncodedSplit:
         """
         return torch.tensor(classes)
 
-    def epoch(self, batch_size: int, *, seed: int, group_by_length: bool = False) -> Iterator[Batch]:
+    def epoch(
+        self, batch_size: int, *, seed: int, group_by_length: bool = False, skip: int = 0
+    ) -> Iterator[Batch]:
         """All rows once, in an order that the seed decides; a batch may be smaller.
 
         Args:
             batch_size: rows a batch.
             seed: decides the order.
             group_by_length: whether rows of like length share a batch.
+            skip: so many batches are left out at the beginning, without being made.
         """
         if group_by_length:
             batches = grouped_by_length(self._lengths(), batch_size, seed=seed)
         else:
             batches = shuffled(len(self), batch_size, seed=seed)
-        return map(self.batch, batches)
+        return map(self.batch, batches[skip:])
 
     def by_length(self, batch_size: int) -> Iterator[tuple[Sequence[int], Batch]]:
         """All rows once, the longest first: row numbers and their batch."""

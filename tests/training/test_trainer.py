@@ -79,18 +79,18 @@ def test_losses_are_those_of_a_loop_written_out() -> None:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-    assert found.losses == pytest.approx(expected, abs=1e-6)
-    assert found.losses[-1] < found.losses[0]
+    assert found.loss == pytest.approx(expected, abs=1e-6)
+    assert found.loss[-1] < found.loss[0]
 
 
 def test_times_add_up_and_evaluation_is_not_in_them() -> None:
     data = encoded(10)
     found = Trainer(make_step(CONFIG, 10), CONFIG, CpuDevice(), seed=0).train(data, data)
-    assert len(found.step_times_s) == len(found.losses) == len(found.learning_rates) == 9
+    assert len(found.step_time_s) == len(found.loss) == len(found.learning_rate) == 9
     assert len(found.epoch_times_s) == 3
-    assert sum(found.epoch_times_s) == pytest.approx(sum(found.step_times_s))
+    assert sum(found.epoch_times_s) == pytest.approx(sum(found.step_time_s))
     assert [e.step for e in found.evaluations] == [3, 6, 9]
-    assert found.evaluations[-1].train_time_s == pytest.approx(sum(found.step_times_s))
+    assert found.evaluations[-1].train_time_s == pytest.approx(sum(found.step_time_s))
     assert found.epochs == 3.0
 
 
@@ -109,7 +109,7 @@ def test_when_it_stops_and_when_it_evaluates(
     config = CONFIG.model_copy(update=change)
     data = encoded(10)
     found = Trainer(make_step(config, 10), config, CpuDevice(), seed=0).train(data, data)
-    assert len(found.losses) == steps == planned_steps(config, 10)
+    assert len(found.loss) == steps == planned_steps(config, 10)
     assert [e.step for e in found.evaluations] == evaluated
     assert found.epochs == pytest.approx(steps / 3)
 
@@ -117,7 +117,7 @@ def test_when_it_stops_and_when_it_evaluates(
 def test_two_trainings_with_one_seed_are_equal_and_another_seed_is_not() -> None:
     data = encoded(10)
     runs = [
-        Trainer(make_step(CONFIG, 10), CONFIG, CpuDevice(), seed=seed).train(data, data).losses
+        Trainer(make_step(CONFIG, 10), CONFIG, CpuDevice(), seed=seed).train(data, data).loss
         for seed in (3, 3, 4)
     ]
     assert runs[0] == runs[1] != runs[2]
@@ -154,7 +154,7 @@ def test_weights_that_the_last_update_broke_end_the_training_without_a_result() 
     with pytest.raises(DivergedError, match="validation loss became nan after step 9"):
         trainer.train(data, data)
     assert [e.step for e in trainer.found.evaluations] == [3, 6]
-    assert len(trainer.found.losses) == 9 and all(map(math.isfinite, trainer.found.losses))
+    assert len(trainer.found.loss) == 9 and all(map(math.isfinite, trainer.found.loss))
 
 
 @pytest.mark.parametrize("failing", [1, 6, 9])
