@@ -25,7 +25,7 @@ from peprof.results.record import ModelFacts
 from peprof.suite.metrics import Task
 from peprof.suite.schema import ModelConfig
 from peprof.training.embedded import tiny
-from peprof.training.geometries import geometry_name, known_config
+from peprof.training.geometries import geometry_name, known_config, untie_output
 from peprof.training.made_tokenizer import make_tokenizer
 from peprof.training.sources import EMBEDDED_MODEL, WEIGHT_FILES, model_needs_hub
 from peprof.training.tasks import WANTED_MODELS, auto_class, check_architecture, start_decoding, task_options
@@ -50,11 +50,12 @@ def load_backbone(
     task: Task = "classification",
     words: Sequence[str] = (),
 ) -> Backbone:
-    """Loads or makes a model for a task: a sequence classifier, or an encoder-decoder that writes.
+    """Loads or makes a model for a task: a sequence classifier, an encoder-decoder that writes, a decoder.
 
     Args:
         config: what is asked for.
-        num_labels: classes of the head. A new head is initialised from torch's global generator: seed that.
+        num_labels: outputs of the head, 1 for regression, 0 for a model that has none. A new head is
+            initialised from torch's global generator: seed that.
         texts: gives the training texts, where a tokenizer must be made from them.
         source: the suite's file, for messages.
         progress: told about the pre-training of the embedded model.
@@ -78,14 +79,15 @@ def load_backbone(
         else:
             model = auto_class(task).from_pretrained(
                 config.name,
-                num_labels=num_labels,
                 revision=config.revision,
                 attn_implementation=config.attention,
                 dtype=dtype,
                 ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
-                **task_options(task),
+                **task_options(task, num_labels),
             )
         start_decoding(model)
+        if getattr(model.config, "use_cache", False):
+            model.config.use_cache = False  # nobody would read what it keeps of each layer
         tokenizer, origin = _tokenizer(config, model.config, texts, words)
     return Backbone(
         model=model, tokenizer=tokenizer, facts=_facts(model, origin, synthetic=config.weights == "random")
@@ -201,14 +203,13 @@ def _as_fault(config: ModelConfig, source: str, task: Task) -> Iterator[None]:
         raise SuiteError(source, [_load_fault(config, error, task)]) from error
 
 
-def _geometry(config: ModelConfig, *, num_labels: int | None = None) -> PretrainedConfig:
-    """The model's configuration; with the classes that it has itself unless others are given."""
+def _geometry(config: ModelConfig) -> PretrainedConfig:
+    """The model's configuration, with the classes that it has itself."""
     if config.name == EMBEDDED_MODEL:
-        return tiny.tiny_config(num_labels=num_labels or 2)
-    classes = {} if num_labels is None else {"num_labels": num_labels}
+        return tiny.tiny_config(num_labels=2)
     if config.weights == "random" and geometry_name(config.name) is not None:
-        return known_config(config.name, **classes)
-    found = AutoConfig.from_pretrained(config.name, revision=config.revision, **classes)
+        return known_config(config.name)
+    found = AutoConfig.from_pretrained(config.name, revision=config.revision)
     assert isinstance(found, PretrainedConfig)
     return found
 
@@ -234,11 +235,12 @@ def model_digest(config: ModelConfig) -> str | None:
 
 def _random(config: ModelConfig, *, num_labels: int, dtype: torch.dtype, task: Task) -> PreTrainedModel:
     """Random weights, initialised as the architecture does before pre-training."""
-    geometry = _geometry(config, num_labels=num_labels)
-    for name, value in task_options(task).items():
+    geometry = _geometry(config)
+    for name, value in task_options(task, num_labels).items():
         setattr(geometry, name, value)
     made = auto_class(task).from_config(geometry, attn_implementation=config.attention, dtype=dtype)
     assert isinstance(made, PreTrainedModel)
+    untie_output(made)
     return made
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+import torch
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 _BERT = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2}
 _ROBERTA = {
@@ -169,3 +171,19 @@ def known_config(name: str, **overrides: Any) -> PretrainedConfig:
         raise KeyError(name)
     values = {**GEOMETRIES[known], **overrides}
     return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def untie_output(model: PreTrainedModel) -> None:
+    """Gives a T5 v1.1 that writes an output matrix of its own, as its checkpoints have.
+
+    transformers 5 ties that of every T5 to the embedding, and finds out only from a checkpoint which holds
+    both that it shouldn't: made from its configuration alone, the model would be smaller than it is.
+
+    Args:
+        model: with random weights; changed in place. One of another kind is left as it is.
+    """
+    # What the configuration keeps of a ``tie_word_embeddings = false``.
+    if getattr(model.config, "scale_decoder_outputs", True) or not hasattr(model, "lm_head"):
+        return
+    output = torch.empty_like(model.lm_head.weight)
+    model.lm_head.weight = nn.Parameter(nn.init.normal_(output, std=model.config.initializer_factor))
