@@ -16,6 +16,7 @@ class Progress:
         loss: the latest known training loss.
         seconds_left: of this phase, if it can be told.
         run_id: of the run it comes from; ``None`` while runs are being prepared.
+        note: what is to be said once and stay to be read.
     """
 
     phase: str
@@ -24,3 +25,4 @@ class Progress:
     loss: float | None = None
     seconds_left: float | None = None
     run_id: str | None = None
+    note: str | None = None

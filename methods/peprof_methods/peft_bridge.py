@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from peprof_methods.architectures import architecture_of
 from peprof_methods.errors import UnsupportedModelError
+from peprof_methods.peft_state import budget_state, load_budget_state
 from peprof_methods.roles import checked_roles, head_parameters, modules_by_role, stack_layers
 
 DEFAULT_TARGETS: tuple[str, ...] = ("attention.query", "attention.value")
@@ -174,6 +175,19 @@ class PeftTuner:
         if step == 0 and allocator is not None and "total_step" not in self.options:
             allocator.set_total_step(total_steps)
         base.update_and_allocate(step)
+
+    def training_state(self, model: nn.Module) -> dict[str, Any]:
+        """What the library remembers of a training beside parameters and buffers."""
+        return budget_state(model)
+
+    def load_training_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        """Let it remember that again.
+
+        Args:
+            model: as ``apply`` returned it, not trained yet.
+            state: of ``training_state``.
+        """
+        load_budget_state(model, state)
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Fold the tuner into the backbone's weights, where it can be.

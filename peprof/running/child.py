@@ -22,7 +22,7 @@ SECONDS_BETWEEN_EVENTS = 0.5
 
 
 class Speaker:
-    """Sends progress to the parent, at most one event in ``SECONDS_BETWEEN_EVENTS`` for the same phase."""
+    """Sends progress to the parent: notes, and one event in ``SECONDS_BETWEEN_EVENTS`` for the same phase."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -32,7 +32,7 @@ class Speaker:
     def __call__(self, event: Progress) -> None:
         """Sends the event, or drops it when one was sent a moment ago."""
         now = time.monotonic()
-        if event.phase == self._phase and now - self._last_s < SECONDS_BETWEEN_EVENTS:
+        if event.note is None and event.phase == self._phase and now - self._last_s < SECONDS_BETWEEN_EVENTS:
             return
         self._last_s, self._phase = now, event.phase
         self._connection.send(event)
@@ -80,6 +80,8 @@ def _perform(task: Task, say: Say, keep: Callable[[RunResult], None]) -> Prepare
         say=say,
         keep=keep,
         adapter_directory=task.adapter_directory,
+        checkpoint_directory=task.checkpoint_directory,
+        after_failure=task.after_failure,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from peprof.errors import StoreError
 from peprof.events import Progress
 from peprof.results.record import Failure, RunRecord, Status, utc_now
-from peprof.results.store import ADAPTER_DIRECTORY, ResultStore
+from peprof.results.store import ADAPTER_DIRECTORY, CHECKPOINT_DIRECTORY, ResultStore
 from peprof.running.executors.local import Child, Exit, LocalExecutor
 from peprof.running.observing import Observer
 from peprof.running.tasks import Prepared, Provisional, Raised, Result, RunResult, RunTask, Slot
@@ -19,6 +19,9 @@ from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec
 
 POLL_S = 0.25
+
+RETRIED: frozenset[Status] = frozenset({"failed", "timeout"})
+"""What is tried again by the next call; running out of memory and diverging are results."""
 
 MEMORY_HINT = "The system may have run out of memory (see the kernel's log): lower train.batch_size."
 
@@ -49,6 +52,7 @@ class State:
     Args:
         queue: runs to do, in order.
         attempts: by run id, which try it will be.
+        after_failure: ids of runs whose last attempt failed by itself.
         done: records by run id.
         problems: records from before that can't be read.
         active: runs that are going on.
@@ -57,6 +61,7 @@ class State:
 
     queue: deque[RunSpec] = field(default_factory=deque)
     attempts: dict[str, int] = field(default_factory=dict)
+    after_failure: set[str] = field(default_factory=set)
     done: dict[str, RunRecord] = field(default_factory=dict)
     problems: list[StoreError] = field(default_factory=list)
     active: dict[Child, Active] = field(default_factory=dict)
@@ -136,6 +141,8 @@ class Loop:
             source=self._loaded.source,
             attempt=attempt,
             adapter_directory=(directory / ADAPTER_DIRECTORY).absolute(),
+            checkpoint_directory=(directory / CHECKPOINT_DIRECTORY).absolute(),
+            after_failure=spec.run_id in self._state.after_failure,
         )
         log_path = directory / "log.txt"
         child = self._executor.start(task, slot=slot, log_path=log_path)
@@ -150,6 +157,8 @@ class Loop:
         if isinstance(message, Progress):
             active.phase = message.phase
             self._observer.progress(replace(message, run_id=active.spec.run_id))
+            if message.note is not None:
+                self._observer.notice(f"{active.spec.run_id}: {message.note}")
         elif isinstance(message, Provisional):
             active.provisional = message.value
         elif isinstance(message, Result):
@@ -216,6 +225,8 @@ class Loop:
                 memory=result.memory,
                 suite_toml=self._loaded.text,
             )
+            if result.record.status not in RETRIED:
+                self._store.remove_checkpoint(result.record.run_id)
         self._finish(result.record)
 
     def _finish(self, record: RunRecord) -> None:

@@ -13,16 +13,13 @@ from pathlib import Path
 
 from peprof.errors import RunFailedError, StoreError
 from peprof.events import Progress
-from peprof.results.record import RunRecord, Status
+from peprof.results.record import RunRecord
 from peprof.results.store import ResultStore
 from peprof.running.executors.local import Exit, LocalExecutor
-from peprof.running.loop import MEMORY_HINT, POLL_S, Loop, State, exit_words
+from peprof.running.loop import MEMORY_HINT, POLL_S, RETRIED, Loop, State, exit_words
 from peprof.running.observing import Observer, Silence
 from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, Task
 from peprof.suite.loading import LoadedSuite, load_suite
-
-RETRIED: frozenset[Status] = frozenset({"failed", "timeout"})
-"""What is tried again by the next call; running out of memory and diverging are results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +131,12 @@ def _looked_up(store: ResultStore, prepared: Prepared, *, retry: bool) -> State:
         if record is None or (retry and record.status in RETRIED):
             state.queue.append(spec)
             state.attempts[spec.run_id] = 1 if record is None else record.attempt + 1
+            if record is not None and record.status == "failed":
+                state.after_failure.add(spec.run_id)
         else:
             state.done[spec.run_id] = record
+            if record.status not in RETRIED:
+                store.remove_checkpoint(spec.run_id)  # a runner that was killed may have left it
     return state
 
 

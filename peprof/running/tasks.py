@@ -91,6 +91,8 @@ class RunTask:
         source: the suite's file, for messages.
         attempt: 1 for the first try.
         adapter_directory: where what was trained is kept, if the run asks for it.
+        checkpoint_directory: where it keeps how far it got, and finds how far an earlier attempt got.
+        after_failure: whether the attempt before this one failed by itself.
     """
 
     spec: RunSpec
@@ -98,6 +100,8 @@ class RunTask:
     source: str
     attempt: int
     adapter_directory: Path
+    checkpoint_directory: Path
+    after_failure: bool = False
 
 
 Task = PrepareTask | RunTask

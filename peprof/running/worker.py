@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import gc
-import random
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from peprof.breakdown.values import StepProfile
 from peprof.devices import Device, as_out_of_memory, open_device
@@ -24,8 +20,6 @@ from peprof.profiler.errors import StepOutOfMemoryError
 from peprof.results.record import (
     Failure,
     FullResult,
-    ModelFacts,
-    ParameterCounts,
     RunRecord,
     ShortResult,
     Status,
@@ -35,20 +29,16 @@ from peprof.results.record import (
 from peprof.running.environment import describe_environment
 from peprof.running.full_phase import run_full_phase
 from peprof.running.keeping import keep_adapter
-from peprof.running.methods import apply_method, enable_checkpointing, make_method
 from peprof.running.replay import out_of_memory, run_out_again
+from peprof.running.resuming import PeriodicKeeper, RunCheckpoint, conditions_of
 from peprof.running.short_phase import run_short_phase
+from peprof.running.subject import Built, Subject
 from peprof.running.tasks import RunResult, Say
 from peprof.suite.planning import RunSpec
-from peprof.training.backbone import load_backbone
-from peprof.training.batches import EncodedSplit
-from peprof.training.data import ClassificationData, load_data
-from peprof.training.optimizers import default_groups, make_optimizer, make_schedule
-from peprof.training.protocols import HasAfterStep, HasLossTerm, HasParameterGroups, LearnsFromData
+from peprof.training.data import load_data
+from peprof.training.moving_state import MovingState, StateMismatchError
 from peprof.training.sources import go_offline
-from peprof.training.step import ClassifierStep
-from peprof.training.tasks import encode, tokenizer_texts
-from peprof.training.trainer import DivergedError, planned_steps
+from peprof.training.trainer import DivergedError
 
 MESSAGE_CHARACTERS = 500
 """A longer message is cut: whoever needs all of it finds it in the traceback."""
@@ -83,6 +73,16 @@ class _Findings:
         self.parts["warnings"] = (*self.parts.get("warnings", ()), warning)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _KeptIn:
+    """Where it is kept what a run leaves beside its record, and which attempt this is; see ``run``."""
+
+    adapter: Path | None
+    checkpoint: Path | None
+    attempt: int
+    after_failure: bool
+
+
 def run(
     spec: RunSpec,
     *,
@@ -92,6 +92,8 @@ def run(
     say: Say,
     keep: Callable[[RunResult], None] = lambda result: None,
     adapter_directory: Path | None = None,
+    checkpoint_directory: Path | None = None,
+    after_failure: bool = False,
 ) -> RunResult:
     """Does one run on a device.
 
@@ -103,12 +105,21 @@ def run(
         say: told how far it is.
         keep: given a failure's result before its cause is looked into, which may end the process.
         adapter_directory: where what was trained is kept, if the run asks for it; ``None`` keeps nothing.
+        checkpoint_directory: where it is kept how far the run got, if it asks for it, and where an earlier
+            attempt has kept that; ``None`` keeps nothing and starts anew.
+        after_failure: whether the attempt before this one failed by itself.
 
     Returns:
         The record, whatever happened, and what lies beside it.
     """
     begin, started_at = time.perf_counter(), utc_now()
     found = _Findings()
+    kept_in = _KeptIn(
+        adapter=adapter_directory,
+        checkpoint=checkpoint_directory,
+        attempt=attempt,
+        after_failure=after_failure,
+    )
 
     def heard(event: Progress) -> None:
         found.phase = event.phase
@@ -117,7 +128,7 @@ def run(
     status: Status = "ok"
     failure: Failure | None = None
     try:
-        _run(spec, device_name, source, found, heard, begin, adapter_directory)
+        _run(spec, device_name, source, found, heard, begin, kept_in)
     except Exception as error:  # noqa: BLE001 -- the border of the process: any failure becomes a row
         status, failure = _explain(error, found.phase)
         if isinstance(error, StepOutOfMemoryError):
@@ -151,11 +162,11 @@ def _run(
     found: _Findings,
     say: Say,
     begin: float,
-    adapter_directory: Path | None,
+    kept_in: _KeptIn,
 ) -> None:
-    if adapter_directory is not None:
+    if kept_in.adapter is not None:
         # What an earlier attempt has trained isn't what this one's record tells of.
-        shutil.rmtree(adapter_directory, ignore_errors=True)
+        shutil.rmtree(kept_in.adapter, ignore_errors=True)
     go_offline()  # what is needed was fetched before; nothing may touch the network while being measured
     say(Progress(phase="setup"))
     device = open_device(device_name)
@@ -164,15 +175,14 @@ def _run(
     found.parts["environment"] = describe_environment(device)
     data = load_data(spec.data, source=source)
     found.parts["data"] = data.facts
-    subject = _Subject(spec, device, data, source)
+    subject = Subject(spec, device, data, source)
     built = subject.build()
     found.parts |= {"parameters": built.counts, "model": built.facts}
     found.parts["setup_time_s"] = time.perf_counter() - begin
 
-    if "short" in spec.phases:
-        found.run_out_again = partial(run_out_again, spec, built.step, built.train, built.owners, device)
-        run_short_phase(spec, built.step, built.train, built.owners, device, say, found)
-        found.run_out_again = None
+    checkpoint = _checkpoint(spec, built.method, found, kept_in)
+    if "short" in spec.phases and not _found_before(checkpoint, found):
+        _run_short(spec, built, device, say, found, checkpoint)
         if "full" in spec.phases:
             # The short phase has trained: start again from the same seed. The old model must go first.
             say(Progress(phase="setup"))
@@ -181,106 +191,76 @@ def _run(
             device.release_cached_memory()
             built = subject.build()
     if "full" in spec.phases:
+        keeper, training = None, None
+        if checkpoint is not None and spec.train.checkpoint_every_seconds is not None:
+            moving = MovingState(built.step, built.method, device.torch_device)
+            try:
+                training = checkpoint.put_back(moving)
+            except StateMismatchError:
+                del moving, built
+                built = subject.build()
+                moving = MovingState(built.step, built.method, device.torch_device)
+            if training is not None:
+                note = f"resumed at step {training.steps}"
+                say(Progress(phase="full: training", step=training.steps, note=note))
+            keeper = PeriodicKeeper(spec.train.checkpoint_every_seconds, checkpoint, moving)
         full: FullResult = run_full_phase(
-            spec, built.step, built.train, built.validation, built.method, device, say, found.keep_history
+            spec,
+            built.step,
+            built.train,
+            built.validation,
+            built.method,
+            device,
+            say,
+            found.keep_history,
+            keeper=keeper,
+            training=training,
         )
         found.parts["full"] = full
-        if adapter_directory is not None and spec.train.save_adapter:
-            keep_adapter(built.step.model, built.method, adapter_directory, found.warn)
+        if kept_in.adapter is not None and spec.train.save_adapter:
+            keep_adapter(built.step.model, built.method, kept_in.adapter, found.warn)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Built:
-    """A method applied to a backbone, ready to train."""
-
-    step: ClassifierStep
-    method: Any
-    train: EncodedSplit
-    validation: EncodedSplit
-    counts: ParameterCounts
-    owners: Mapping[str, str]
-    facts: ModelFacts
-
-
-class _Subject:
-    """Builds what is measured, each time the same from the same seed."""
-
-    def __init__(self, spec: RunSpec, device: Device, data: ClassificationData, source: str) -> None:
-        self._spec, self._device, self._data, self._source = spec, device, data, source
-        self._encoded: tuple[EncodedSplit, EncodedSplit] | None = None
-
-    def build(self) -> _Built:
-        spec, data = self._spec, self._data
-        _seed(spec.seed)
-        backbone = load_backbone(
-            spec.model,
-            num_labels=data.facts.num_labels,
-            texts=lambda: tokenizer_texts(data.train, spec.data),
-            source=self._source,
-            task=spec.data.task,
-            words=spec.data.verbalizers,
-        )
-        if self._encoded is None:
-            encoded = partial(
-                encode,
-                data=spec.data,
-                tokenizer=backbone.tokenizer,
-                geometry=backbone.model.config,
-                source=self._source,
-            )
-            self._encoded = (encoded(data.train), encoded(data.validation))
-        method = make_method(spec.method)
-        plain: Any = backbone.model  # whose `to` has annotations that a checker can't follow
-        plain.to(self._device.torch_device)
-        applied = apply_method(method, plain, self._examples_for(method))
-        model = applied.model.to(self._device.torch_device)
-        if spec.method.gradient_checkpointing:
-            enable_checkpointing(model)
-        if isinstance(method, HasParameterGroups):
-            groups = method.parameter_groups(model, spec.train.learning_rate, spec.train.weight_decay)
-        else:
-            groups = default_groups(model, spec.train.weight_decay)
-        optimizer = make_optimizer(spec.train, groups)
-        steps = planned_steps(spec.train, len(data.train.labels))
-        step = ClassifierStep(
-            model,
-            optimizer,
-            schedule=make_schedule(spec.train, optimizer, steps),
-            max_grad_norm=spec.train.max_grad_norm,
-            loss_term=partial(method.loss_term, model) if isinstance(method, HasLossTerm) else None,
-            after_step=partial(method.after_step, model, total_steps=steps)
-            if isinstance(method, HasAfterStep)
-            else None,
-        )
-        return _Built(
-            step=step,
-            method=method,
-            train=self._encoded[0],
-            validation=self._encoded[1],
-            counts=applied.counts,
-            owners=applied.owners,
-            facts=backbone.facts,
-        )
-
-    def _examples_for(self, method: object) -> Iterator[Mapping[str, torch.Tensor]]:
-        """Training examples for a method that asks for some; drawn by the run's seed."""
-        if not isinstance(method, LearnsFromData) or not method.examples_needed():
-            return
-        assert self._encoded is not None
-        batches = self._encoded[0].epoch(self._spec.train.batch_size, seed=self._spec.seed)
-        left = method.examples_needed()
-        for batch in batches:
-            if left <= 0:
-                return
-            on_device = batch.to(self._device.torch_device).inputs
-            yield {name: tensor[:left] for name, tensor in on_device.items()}
-            left -= self._spec.train.batch_size
+def _checkpoint(spec: RunSpec, method: object, found: _Findings, kept_in: _KeptIn) -> RunCheckpoint | None:
+    """How far the run got before, and where that is kept; ``None`` if it isn't to be."""
+    asked = "full" in spec.phases and spec.train.checkpoint_every_seconds is not None
+    if kept_in.checkpoint is None or not asked:
+        return None
+    return RunCheckpoint(
+        kept_in.checkpoint,
+        run_id=spec.run_id,
+        attempt=kept_in.attempt,
+        after_failure=kept_in.after_failure,
+        conditions=conditions_of(found.parts["environment"], method),
+        warn=found.warn,
+    )
 
 
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+def _found_before(checkpoint: RunCheckpoint | None, found: _Findings) -> bool:
+    """Takes over what the short phase of an earlier attempt found; whether there was something."""
+    kept = checkpoint.short() if checkpoint is not None else None
+    if kept is None:
+        return False
+    found.keep_short(kept.short, kept.memory)
+    for warning in kept.warnings:
+        found.warn(warning)
+    return True
+
+
+def _run_short(
+    spec: RunSpec,
+    built: Built,
+    device: Device,
+    say: Say,
+    found: _Findings,
+    checkpoint: RunCheckpoint | None,
+) -> None:
+    warnings = len(found.parts.get("warnings", ()))
+    found.run_out_again = partial(run_out_again, spec, built.step, built.train, built.owners, device)
+    run_short_phase(spec, built.step, built.train, built.owners, device, say, found)
+    found.run_out_again = None
+    if checkpoint is not None:
+        checkpoint.keep_short(found.parts["short"], found.parts.get("warnings", ())[warnings:], found.memory)
 
 
 def _one_line(text: str) -> str:

@@ -61,3 +61,27 @@ class HasAfterStep(Protocol):
             step: steps done before this one, from 0.
             total_steps: that the training is planned to have.
         """
+
+
+@runtime_checkable
+class HasTrainingState(Protocol):
+    """A method that remembers something of a training outside the model's parameters and buffers.
+
+    Whatever else a training changes must be there too, or a training that goes on from a checkpoint is
+    another one. A buffer needs no such care, persistent or not.
+    """
+
+    def training_state(self, model: nn.Module) -> dict[str, Any]:
+        """Numbers, strings, tensors, and lists, tuples and dicts of them; not copied.
+
+        Args:
+            model: as ``apply`` returned it, trained for some steps.
+        """
+
+    def load_training_state(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        """Puts the state back.
+
+        Args:
+            model: as ``apply`` returned it, with the parameters and buffers of then.
+            state: of ``training_state``, its tensors on the CPU.
+        """
