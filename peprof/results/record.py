@@ -376,9 +376,10 @@ class DataFacts(Piece):
 
     Args:
         train_rows, validation_rows: examples after ``train_rows`` / ``validation_rows`` limits.
-        num_labels: classes.
+        num_labels: classes; 1 for regression, 0 for language modelling.
         fingerprint: hash of texts and labels, so that equal data can be recognised under any name.
         synthetic: made by peprof, not collected.
+        class_names: what the classes 0, 1 ... are called in the data; empty where they are numbers there.
     """
 
     train_rows: int
@@ -386,6 +387,7 @@ class DataFacts(Piece):
     num_labels: int
     fingerprint: str
     synthetic: bool
+    class_names: tuple[str, ...] = ()
 
 
 class ModelFacts(Piece):

@@ -143,7 +143,10 @@ class TextToTextSplit(EncodedSplit):
         max_length: tokens that an example is cut to, prefix included.
         prefix: stands before each text, as it is.
         targets: what is to be written.
+        judged_by: the task's own metrics unless given.
     """
+
+    task = "text-to-text"
 
     def __init__(
         self,
@@ -153,12 +156,16 @@ class TextToTextSplit(EncodedSplit):
         *,
         prefix: str,
         targets: Targets,
+        judged_by: Sequence[str] = (),
     ) -> None:
         texts = tuple((prefix + row[0],) for row in split.texts)
-        super().__init__(Split(texts=texts, labels=split.labels), tokenizer, max_length)
+        super().__init__(Split(texts=texts, labels=split.labels), tokenizer, max_length, judged_by=judged_by)
         self.targets = targets
 
-    def _labels_of(self, classes: Sequence[int], *, fixed: bool) -> torch.Tensor:
+    def _labels_of(
+        self, rows: Sequence[int], inputs: dict[str, torch.Tensor], *, fixed: bool
+    ) -> torch.Tensor:
+        classes = [int(self._labels[row]) for row in rows]
         return self.targets.labels(classes, length=self.targets.max_length if fixed else None)
 
 

@@ -57,7 +57,7 @@ def test_the_fingerprint_is_of_the_content_not_of_the_file(tmp_path: Path) -> No
         ({"label": "lable"}, "data.label", ["no column 'lable'", "Did you mean 'label'?"]),
         ({"train_split": "training"}, "data.path", ["no file for the split 'training'", "training.tsv"]),
         ({"text": ("label",)}, "data.text", ["row 1", "holds 1", "expected text"]),
-        ({"label": "sentence"}, "data.label", ["row 1", "out of range", "whole number"]),
+        ({"label": "sentence"}, "data.label", ["4 rows", "labels that differ", "column of classes"]),
     ],
 )
 def test_wrong_columns_and_splits_are_named(

@@ -35,6 +35,7 @@ from peprof.training.made_tokenizer import make_tokenizer
 from peprof.training.step import ClassifierStep
 from peprof.training.tasks import encode, tokenizer_texts
 from peprof.training.text_to_text import Targets, TextToTextSplit, greedy, make_targets
+from peprof.training.token_rows import TokenRows
 
 WORDS = ("negative", "positive")
 # The ids are those places: <pad> 0, </s> 1, <unk> 2, as T5 has them.
@@ -150,7 +151,8 @@ class Scripted(nn.Module):
 def test_an_evaluation_counts_right_classes_exact_words_and_invalid_answers() -> None:
     split = encoded(("x", 0), prefix="")
     rows = {"input_ids": [[3], [4], [5], [6], [4]], "attention_mask": [[1]] * 5}
-    split._rows, split._labels = rows, (0, 1, 1, 1, 0)
+    split._texts, split._labels = (("x",),) * 5, (0, 1, 1, 1, 0)
+    split._rows = TokenRows.from_lists(rows)
     score = evaluate(Scripted(), split, open_device("cpu"), batch_size=2)
     assert (score.correct, score.total) == (4, 5), "all but the last"
     assert score.exact_matches == 2, "the first two"
