@@ -314,11 +314,13 @@ class Trainer:
                 time_s=score.time_s,
                 exact_matches=score.exact_matches,
                 invalid=score.invalid,
-                metrics={"accuracy": score.correct / score.total},
+                metrics=dict(score.metrics),
                 energy_j=found.energy_j,
             )
             found.evaluations.append(evaluation)
             self._judge(evaluation)
+            if found.result_step == evaluation.step:
+                found.predictions = score.predictions
         for watcher in self._watchers:
             watcher.evaluated(evaluation)
 
