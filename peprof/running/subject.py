@@ -66,6 +66,9 @@ class Subject:
                 source=self._source,
             )
             self._encoded = (encoded(data.train), encoded(data.validation))
+            if "full" in spec.phases:  # a short phase alone needs few rows, and none to validate on
+                for split in self._encoded:
+                    split.make_ready()
         method = make_method(spec.method)
         plain: Any = backbone.model  # whose `to` has annotations that a checker can't follow
         plain.to(self._device.torch_device)
@@ -78,7 +81,7 @@ class Subject:
         else:
             groups = default_groups(model, spec.train.weight_decay)
         optimizer = make_optimizer(spec.train, groups)
-        steps = planned_steps(spec.train, len(data.train.labels))
+        steps = planned_steps(spec.train, len(data.train))
         step = ClassifierStep(
             model,
             optimizer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +20,7 @@ from peprof.suite.schema import TrainConfig
 from peprof.training.batches import Batch, EncodedSplit
 from peprof.training.best import copied, put_back
 from peprof.training.evaluation import evaluate
+from peprof.training.prefetching import prefetch
 from peprof.training.step import ClassifierStep
 from peprof.training.training_state import Training
 from peprof.training.watching import TrainingWatcher
@@ -176,7 +177,8 @@ class Trainer:
         self._begin_s = self._flushed_s = self._kept_s = time.perf_counter()
         self._progress(Progress(phase="full: training", step=found.steps, total=total))
         done = found.steps
-        with closing(self._batches(train, done, total)) as batches:
+        made = self._batches(train, done, total)
+        with closing(prefetch(made, self._device.torch_device)) as batches:
             for batch in self._waited_for(batches):
                 self._run(batch)
                 done += 1
@@ -202,8 +204,8 @@ class Trainer:
         if found.kept:
             put_back(self._step.model, found.kept)
 
-    def _batches(self, train: EncodedSplit, after: int, total: int) -> Generator[Batch, None, None]:
-        """Batches of the steps after the first ``after``, on the device; those before aren't built."""
+    def _batches(self, train: EncodedSplit, after: int, total: int) -> Iterator[Batch]:
+        """Batches of the steps after the first ``after``; those before aren't built."""
         config = self._config
         per_epoch = math.ceil(len(train) / config.batch_size)
         given = after
@@ -217,7 +219,7 @@ class Trainer:
                 if given == total:
                     return
                 given += 1
-                yield batch.to(self._device.torch_device)
+                yield batch
 
     def _waited_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches; the time until each is there is noted."""
