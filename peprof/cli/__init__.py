@@ -12,6 +12,7 @@ import click
 
 from peprof import __version__
 from peprof.cli.compare import compare
+from peprof.cli.export import export
 from peprof.cli.methods import methods
 from peprof.cli.run import run
 from peprof.cli.show import show
@@ -32,6 +33,7 @@ def commands() -> None:
 
 commands.add_command(run)
 commands.add_command(compare)
+commands.add_command(export)
 commands.add_command(show)
 commands.add_command(methods)
 

@@ -64,7 +64,7 @@ def compare(
     for problem in contents.problems:
         click.echo(f"Warning: left out {problem.message}\n  {problem.hint}", err=True)
     if not contents.records:
-        raise _nothing_found(searched, damaged=len(contents.problems))
+        raise nothing_found(searched, damaged=len(contents.problems))
     boards = leaderboards(contents.records, group_by=group_by)
     if sort is not None:
         boards = [sort_rows(board, sort) for board in boards]
@@ -80,7 +80,8 @@ def compare(
         print_leaderboards(results_console(), boards, columns=chosen)
 
 
-def _nothing_found(searched: tuple[Path, ...], *, damaged: int) -> UsageError:
+def nothing_found(searched: tuple[Path, ...], *, damaged: int) -> UsageError:
+    """What to say where there is no result to show."""
     places = ", ".join(f"'{place}'" for place in searched)
     if damaged:
         message = f"none of the {damaged} results in {places} can be read"

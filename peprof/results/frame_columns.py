@@ -10,7 +10,7 @@ from typing import Literal
 from peprof.suite.metrics import METRICS
 
 Kind = Literal["text", "json", "link", "flag", "count", "bytes", "seconds", "share", "number", "time"]
-OverSeeds = Literal["same", "joined", "median", "statistic", "dropped"]
+OverSeeds = Literal["same", "joined", "median", "finished", "statistic", "dropped"]
 
 _DTYPES: Mapping[Kind, str] = MappingProxyType(
     {
@@ -37,8 +37,8 @@ class FrameColumn:
         kind: what its values are; decides the type.
         meaning: for people, one line.
         over_seeds: what one row over several seeds has here: the value that all have (``same``; none where
-            they differ), all different ones (``joined``), the ``median`` of those that are known, a
-            ``statistic`` of its own, or nothing (``dropped``).
+            they differ), all different ones (``joined``), the ``median`` of those that are known, or of
+            those that are known of ``finished`` runs, a ``statistic`` of its own, or nothing (``dropped``).
         main: shown where there is room for few columns only.
         unit: empty where the values are plain.
     """
@@ -139,7 +139,7 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             _column("failure_kind", "text", "type of the error", "joined"),
             _column("failure_message", "text", "why it failed", "joined"),
             _column("warnings", "text", "what a reader should know of these numbers", "joined"),
-            _column("run_id", "text", "label, seed and a hash of all that decides the result", "joined"),
+            _column("run_id", "text", "label, seed and a hash of all that decides the result", "dropped"),
             _column("suite_file", "link", "the suite that the run came from", "statistic", main=True),
             _column("tensorboard", "link", "the run's TensorBoard log directory", "dropped", main=True),
             _column("record_file", "link", "the run's whole record", "dropped", main=True),
@@ -170,37 +170,49 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             ),
             _column("memory_by_category", "json", "the ledger's peak by all categories", "dropped"),
             _bytes("saved_for_backward_bytes", "activations kept for backward when it begins"),
-            _bytes("run_peak_bytes", "highest memory of the whole full phase, evaluations included"),
-            _bytes("run_start_bytes", "the same before its first step"),
-            _bytes("run_peak_reserved_bytes", "highest memory held from the device in the full phase"),
+            _column(
+                "run_peak_bytes",
+                "bytes",
+                "highest memory of the whole full phase, evaluations included",
+                "finished",
+            ),
+            _column("run_start_bytes", "bytes", "the same before its first step", "finished"),
+            _column(
+                "run_peak_reserved_bytes",
+                "bytes",
+                "highest memory held from the device in the full phase",
+                "finished",
+            ),
             _column("run_peak_source", "text", "what counted the full phase's memory"),
             *_step_times(),
             _column("clock", "text", "what measured the steps' times"),
             _column("samples_per_s", "number", "batch size by the median step", "median", unit="1/s"),
             _column("real_tokens_per_s", "number", "tokens without padding", "median", unit="1/s"),
             _column("measured_steps", "count", "steps in the timing pass", "median"),
-            _column("train_steps", "count", "training steps done in the full phase", "median"),
-            _column("epochs_done", "number", "passes over the training split, in fractions", "median"),
+            _column("train_steps", "count", "training steps done in the full phase", "finished"),
+            _column("epochs_done", "number", "passes over the training split, in fractions", "finished"),
             _column("stopped_by", "text", "what ended the full phase", "joined"),
-            _column("result_step", "count", "training steps before the result's evaluation", "median"),
+            _column("result_step", "count", "training steps before the result's evaluation", "finished"),
             _column("target", "number", "value of the deciding metric that was to be reached"),
-            _column("target_step", "count", "training steps until it was seen to be reached", "median"),
-            _seconds("target_time_s", "training seconds until it was seen to be reached"),
-            _column("target_energy_j", "number", "joules of training until then", "median", unit="J"),
-            _seconds("train_time_s", "sum of the training steps", main=True),
-            _seconds("evaluation_time_s", "sum of the evaluations"),
-            _seconds("waiting_time_s", "waiting for batches in the full phase"),
-            _seconds("checkpoint_time_s", "keeping checkpoints in the full phase"),
-            _seconds("wall_time_s", "the full phase from its first batch to its end"),
-            _column("train_time_share", "share", "of the full phase's wall time: training steps", "median"),
-            _seconds("epoch_time_s", "median training time of a finished epoch"),
+            _column("target_step", "count", "training steps until it was seen to be reached", "finished"),
+            _column(
+                "target_time_s", "seconds", "training seconds until it was seen to be reached", "finished"
+            ),
+            _column("target_energy_j", "number", "joules of training until then", "finished", unit="J"),
+            _column("train_time_s", "seconds", "sum of the training steps", "finished", main=True),
+            _column("evaluation_time_s", "seconds", "sum of the evaluations", "finished"),
+            _column("waiting_time_s", "seconds", "waiting for batches in the full phase", "finished"),
+            _column("checkpoint_time_s", "seconds", "keeping checkpoints in the full phase", "finished"),
+            _column("wall_time_s", "seconds", "the full phase from its first batch to its end", "finished"),
+            _column("train_time_share", "share", "of the full phase's wall time: training steps", "finished"),
+            _column("epoch_time_s", "seconds", "median training time of a finished epoch", "finished"),
             _seconds("setup_time_s", "from the process's start to a ready model and data"),
-            _seconds("total_time_s", "from start to end of the run"),
-            _column("energy_j", "number", "joules of the device in training steps", "median", unit="J"),
-            _column("mean_power_w", "number", "energy by training time", "median", unit="W"),
-            _column("final_loss", "number", "mean training loss of the last (up to) 50 steps", "median"),
-            _bytes("checkpoint_bytes", "on disk, of what the method has to save"),
-            _column("resumes", "count", "times that the full phase went on from a checkpoint", "median"),
+            _column("total_time_s", "seconds", "from start to end of the run", "finished"),
+            _column("energy_j", "number", "joules of the device in training steps", "finished", unit="J"),
+            _column("mean_power_w", "number", "energy by training time", "finished", unit="W"),
+            _column("final_loss", "number", "mean training loss of the last (up to) 50 steps", "finished"),
+            _column("checkpoint_bytes", "bytes", "on disk, of what the method has to save", "finished"),
+            _column("resumes", "count", "times that the full phase went on from a checkpoint", "finished"),
             _column("attempt", "count", "1 for the first try of the run", "dropped"),
             _column("phases", "text", "what was done: short, full"),
             _column("model", "text", "hub id, directory or geometry"),

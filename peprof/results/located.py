@@ -9,9 +9,7 @@ from pathlib import Path
 from peprof.errors import StoreError
 from peprof.results.conditions import ComparableRuns, differences, in_order, split
 from peprof.results.record import RunRecord
-from peprof.results.store import RECORD_FILE, SUITE_FILE, find_stores
-
-TENSORBOARD_DIRECTORY = "tensorboard"
+from peprof.results.store import RECORD_FILE, SUITE_FILE, TENSORBOARD_DIRECTORY, find_stores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ class ConditionsGroup:
         letter: A for the first, then B ... Z, AA ...
         conditions: what they have in common, by name.
         differs: in words, what of this is not as in group A; empty for that one.
-        runs: in the order they came in.
+        runs: by suite and run id.
     """
 
     letter: str
@@ -75,7 +73,7 @@ def load_located(*directories: Path) -> tuple[tuple[LocatedRun, ...], tuple[Stor
 
 def grouped(runs: Iterable[LocatedRun]) -> list[ConditionsGroup]:
     """The runs by what they may be compared with; ``peprof compare`` makes its tables in the same order."""
-    run_of: dict[int, LocatedRun] = {id(run.record): run for run in runs}
+    run_of: dict[int, LocatedRun] = {id(run.record): run for run in sorted(runs, key=_place)}
     tables = in_order(split([run.record for run in run_of.values()]))
     return [
         ConditionsGroup(
@@ -86,6 +84,11 @@ def grouped(runs: Iterable[LocatedRun]) -> list[ConditionsGroup]:
         )
         for place, table in enumerate(tables)
     ]
+
+
+def _place(run: LocatedRun) -> tuple[str, str, str]:
+    """In which order runs are looked at decides where one that knows little of itself belongs."""
+    return (run.record.spec.suite, run.record.run_id, run.record.started_at)
 
 
 def _differs(table: ComparableRuns, first: ComparableRuns) -> str:
