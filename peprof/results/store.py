@@ -4,6 +4,7 @@
 
     DIRECTORY/runs/RUN_ID/record.json     the result; its presence marks the run as finished
     DIRECTORY/runs/RUN_ID/history.json    the full phase step by step
+    DIRECTORY/runs/RUN_ID/predictions.json  the full phase's answers one by one
     DIRECTORY/runs/RUN_ID/memory.json     whose each byte of a step's memory was
     DIRECTORY/runs/RUN_ID/adapter/        what was trained, if asked for; peft/ in peft's format
     DIRECTORY/runs/RUN_ID/checkpoint/     how far an unfinished run got; the next attempt goes on from there
@@ -29,10 +30,11 @@ from pydantic import TypeAdapter, ValidationError
 from peprof.breakdown.values import StepProfile
 from peprof.errors import StoreError, UsageError
 from peprof.results.atomic import TEMPORARY_SUFFIX, remove_temporary_files, replacing
-from peprof.results.record import FORMAT_VERSION, RunRecord, TrainingHistory
+from peprof.results.record import FORMAT_VERSION, Predictions, RunRecord, TrainingHistory
 
 RECORD_FILE = "record.json"
 HISTORY_FILE = "history.json"
+PREDICTIONS_FILE = "predictions.json"
 MEMORY_FILE = "memory.json"
 ADAPTER_DIRECTORY = "adapter"
 TENSORBOARD_DIRECTORY = "tensorboard"
@@ -73,12 +75,18 @@ class ResultStore:
         """Where the files of a run lie."""
         return self.directory / _RUNS / run_id
 
+    def tensorboard_log(self, run_id: str) -> Path | None:
+        """Where TensorBoard finds a run; ``None`` where nothing was written for it."""
+        directory = self.run_directory(run_id) / TENSORBOARD_DIRECTORY
+        return directory if directory.is_dir() else None
+
     def write(
         self,
         record: RunRecord,
         *,
         history: TrainingHistory | None = None,
         memory: StepProfile | None = None,
+        predictions: Predictions | None = None,
         suite_toml: str | None = None,
     ) -> None:
         """Stores a finished run, or replaces what an earlier attempt left, as a whole or not at all.
@@ -90,6 +98,7 @@ class ResultStore:
             record: of the run ``record.run_id``.
             history: of the full phase; that of an earlier attempt is removed when there is none.
             memory: of one step of the short phase; likewise.
+            predictions: of the full phase's result; likewise.
             suite_toml: text of the suite's file.
 
         Raises:
@@ -102,6 +111,7 @@ class ResultStore:
                 _replace_file(directory / SUITE_FILE, suite_toml.encode())
             beside = {
                 HISTORY_FILE: history.model_dump_json().encode() if history is not None else None,
+                PREDICTIONS_FILE: predictions.model_dump_json().encode() if predictions is not None else None,
                 MEMORY_FILE: TypeAdapter(StepProfile).dump_json(memory) if memory is not None else None,
             }
             for name, content in beside.items():
@@ -161,6 +171,14 @@ class ResultStore:
             StoreError: the file is damaged or can't be opened.
         """
         return _read(self.run_directory(run_id) / HISTORY_FILE, TrainingHistory)
+
+    def read_predictions(self, run_id: str) -> Predictions | None:
+        """What a run's result answered to each example; ``None`` when there is none.
+
+        Raises:
+            StoreError: the file is damaged or can't be opened.
+        """
+        return _read(self.run_directory(run_id) / PREDICTIONS_FILE, Predictions)
 
     def read_memory(self, run_id: str) -> StepProfile | None:
         """Whose each byte of a step's memory was; ``None`` when the run didn't get that far.

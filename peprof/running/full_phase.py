@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from peprof.devices import Device
-from peprof.results.record import FullResult, TrainingHistory
+from peprof.results.record import FullResult, Predictions, TrainingHistory
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import EncodedSplit
@@ -33,6 +33,7 @@ def run_full_phase(
     say: Say,
     keep: Callable[[TrainingHistory], None],
     *,
+    keep_predictions: Callable[[Predictions], None] = lambda predictions: None,
     watchers: Sequence[TrainingWatcher] = (),
     keeper: Keeper | None = None,
     training: Training | None = None,
@@ -47,6 +48,7 @@ def run_full_phase(
         device: where it runs.
         say: told how far it is.
         keep: given the training's history, also when the training fails after its first step.
+        keep_predictions: given the result's answers one by one, if the training comes to its end.
         watchers: told what was found, whenever the device is waited for.
         keeper: keeps the training's state now and then.
         training: restored, to go on with; ``None`` starts anew.
@@ -68,6 +70,8 @@ def run_full_phase(
         history = trainer.found.history()
         if history.loss:
             keep(history)
+    if found.predictions is not None:
+        keep_predictions(found.predictions)
     return FullResult(
         steps=found.steps,
         epochs=found.epochs,
