@@ -129,6 +129,36 @@ class DeviceFacts:
     cuda: str | None
 
 
+PeakSource = Literal["cuda_allocator", "process_rss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeakBytes:
+    """The highest memory over a long time, such as a whole training.
+
+    Args:
+        source: what counted: the caching allocator, or the system for the whole process.
+        start_bytes: allocated, or resident, when counting began.
+        peak_bytes: the highest value since.
+        peak_reserved_bytes: the highest value held from the device; ``None`` where there is no pool.
+    """
+
+    source: PeakSource
+    start_bytes: int
+    peak_bytes: int
+    peak_reserved_bytes: int | None = None
+
+
+class PeakMeter(Protocol):
+    """Follows memory over a long time at no cost to steps; begins when it is made."""
+
+    def look(self) -> None:
+        """Notes the present value, for devices that keep no count of their own; quick."""
+
+    def result(self) -> PeakBytes:
+        """The highest value until now."""
+
+
 class PhaseClock(ABC):
     """Times phases. A mark costs as little as the device allows and never waits for it."""
 
@@ -183,6 +213,22 @@ class Device(ABC):
             resident: all tensors that live before the step and through it (parameters, buffers, optimizer
                 state, the batch). Only needed where the device keeps no count of its own.
         """
+
+    @abstractmethod
+    def peak_meter(self) -> PeakMeter:
+        """A meter that begins now. Where the device counts itself its count starts anew: one at a time."""
+
+    def energy_j(self) -> float | None:
+        """Joules that the device has taken since some moment before: only differences mean something.
+
+        All that uses the device counts. Not exact for less than about a tenth of a second. ``None`` where it
+        can't be known, see ``why_no_energy``.
+        """
+        return None
+
+    def why_no_energy(self) -> str | None:
+        """Why ``energy_j`` is ``None``; ``None`` where it isn't."""
+        return "there is no counter of joules that is known for this device"
 
 
 Edge = TypeVar("Edge")

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from typing_extensions import override
 
 from peprof.devices.base import Device, DeviceFacts, PhaseBytes, PhaseClock, StepBytes, StepTime, group_edges
+from peprof.devices.resident import ResidentPeakMeter
 
 RANGE_PREFIX = "peprof::phase::"
 
@@ -157,6 +158,14 @@ class CpuDevice(Device):
     @override
     def memory_meter(self, resident: Iterable[torch.Tensor]) -> AllocationEventMeter:
         return AllocationEventMeter(resident)
+
+    @override
+    def peak_meter(self) -> ResidentPeakMeter:
+        return ResidentPeakMeter()
+
+    @override
+    def why_no_energy(self) -> str:
+        return "a processor's counters of joules are readable by administrators alone, so they aren't read"
 
 
 def _processor_name() -> str:

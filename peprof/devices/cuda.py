@@ -19,6 +19,7 @@ from peprof.devices.base import (
     Device,
     DeviceBytes,
     DeviceFacts,
+    PeakBytes,
     PhaseBytes,
     PhaseClock,
     PoolBytes,
@@ -140,6 +141,29 @@ class AllocatorMeter:
         )
 
 
+class AllocatorPeakMeter:
+    """The caching allocator's peak counters since the meter was made; it resets them."""
+
+    def __init__(self, cuda: ModuleType | Any, device: torch.device) -> None:
+        self._cuda = cuda
+        self._device = device
+        cuda.reset_peak_memory_stats(device)
+        self._start_bytes: int = cuda.memory_stats(device)["allocated_bytes.all.current"]
+
+    def look(self) -> None:
+        """Nothing: the allocator counts itself."""
+
+    def result(self) -> PeakBytes:
+        """The highest value until now."""
+        stats = self._cuda.memory_stats(self._device)
+        return PeakBytes(
+            source="cuda_allocator",
+            start_bytes=self._start_bytes,
+            peak_bytes=stats["allocated_bytes.all.peak"],
+            peak_reserved_bytes=stats["reserved_bytes.all.peak"],
+        )
+
+
 class CudaDevice(Device):
     """One GPU, made the process's current one: kernels and libraries that name no device then use it too.
 
@@ -180,6 +204,21 @@ class CudaDevice(Device):
     @override
     def memory_meter(self, resident: Iterable[torch.Tensor]) -> AllocatorMeter:
         return AllocatorMeter(self._cuda, self.torch_device, self._device_bytes)
+
+    @override
+    def peak_meter(self) -> AllocatorPeakMeter:
+        return AllocatorPeakMeter(self._cuda, self.torch_device)
+
+    @override
+    def energy_j(self) -> float | None:
+        uuid = self._uuid()
+        return nvml.energy_j(uuid) if uuid is not None else None
+
+    @override
+    def why_no_energy(self) -> str | None:
+        if self.energy_j() is not None:
+            return None
+        return "NVIDIA's management library doesn't tell the energy of this device"
 
     def _uuid(self) -> str | None:
         uuid = getattr(self._cuda.get_device_properties(self.torch_device), "uuid", None)

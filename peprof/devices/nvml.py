@@ -63,6 +63,23 @@ def device_bytes(
         return None
 
 
+def energy_j(uuid: str, *, nvml: ModuleType | Any = pynvml) -> float | None:
+    """Joules that a device has taken since its driver was loaded; ``None`` where that isn't told.
+
+    Known from the Volta generation on. All that uses the device counts.
+
+    Args:
+        uuid: as the library names the device: ``GPU-...``.
+        nvml: the library.
+    """
+    try:
+        with _session(nvml):
+            millijoules = nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByUUID(uuid))
+    except nvml.NVMLError:
+        return None
+    return float(millijoules) / 1e3
+
+
 def _process_bytes(nvml: ModuleType | Any, handle: Any, pid: int) -> int | None:
     try:
         processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import peprof.devices
-from peprof.devices import DeviceBytes, PoolBytes, open_device
+from peprof.devices import DeviceBytes, PeakBytes, PoolBytes, open_device
 from peprof.devices.cuda import AllocatorMeter, CudaDevice, EventClock
-from tests.devices.fake_allocator import FakeAllocator
+from tests.devices.fake_allocator import MIB, FakeAllocator
 from tests.devices.fake_cuda import FakeCuda
 
 DEVICE = torch.device("cuda", 0)
@@ -22,6 +22,31 @@ def run_step(clock: EventClock, cuda: FakeCuda, times_ms: dict[str, float]) -> N
         cuda.now_ms += duration
     clock.mark(None)
     cuda.now_ms += 1000.0  # between steps: belongs to no step
+
+
+def test_the_peak_of_a_long_time_is_the_allocators_own() -> None:
+    cuda = FakeCuda()
+    before = cuda.allocator.malloc(40 * MIB)
+    cuda.allocator.free(before)
+    cuda.allocator.empty_cache()
+    kept = cuda.allocator.malloc(4 * MIB)  # of a pool of 20 MiB, as every request of 1 to 10 MiB
+    meter = CudaDevice(0, cuda=cuda).peak_meter()
+    passing = cuda.allocator.malloc(30 * MIB)
+    cuda.allocator.free(passing)
+    cuda.allocator.free(kept)
+    meter.look()
+    assert meter.result() == PeakBytes(
+        source="cuda_allocator",
+        start_bytes=4 * MIB,
+        peak_bytes=34 * MIB,
+        peak_reserved_bytes=50 * MIB,
+    )
+
+
+def test_energy_that_nobody_tells_is_none_and_has_a_reason() -> None:
+    device = CudaDevice(0, cuda=FakeCuda())  # the machine knows no GPU of its name
+    assert device.energy_j() is None
+    assert "management library" in str(device.why_no_energy())
 
 
 def test_each_phase_has_the_time_between_its_events() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from peprof.devices import DeviceBytes
-from peprof.devices.nvml import device_bytes, driver_version
+from peprof.devices.nvml import device_bytes, driver_version, energy_j
 
 MIB = 2**20
 
@@ -45,6 +45,10 @@ class FakeNvml:
             raise self.NVMLError("Not Supported")
         return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes.items()]
 
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        assert handle == "handle"
+        return 12_345_678  # millijoules
+
     def nvmlDeviceGetMemoryInfo(self, handle: str, version: int) -> SimpleNamespace:
         assert (handle, version) == ("handle", self.nvmlMemory_v2)
         return SimpleNamespace(used=900 * MIB)
@@ -74,4 +78,12 @@ def test_what_cannot_be_known_is_none() -> None:
     assert nvml.sessions == 0
     assert device_bytes("GPU-1234", 7, nvml=FakeNvml({}, broken=True)) is None
     assert driver_version(FakeNvml({}, broken=True)) is None
+    assert energy_j("GPU-other", nvml=FakeNvml({})) is None
+    assert energy_j("GPU-1234", nvml=FakeNvml({}, broken=True)) is None
     assert driver_version(FakeNvml({})) == "580.1"
+
+
+def test_energy_is_told_in_joules() -> None:
+    nvml = FakeNvml({})
+    assert energy_j("GPU-1234", nvml=nvml) == 12_345.678
+    assert nvml.sessions == 0
