@@ -19,6 +19,7 @@ from peprof.suite.schema import Suite
 from peprof.training.backbone import check_model, fetch_model, load_tokenizer, model_digest
 from peprof.training.data import load_data
 from peprof.training.embedded import tiny
+from peprof.training.optimizers import check_training
 from peprof.training.sources import EMBEDDED_MODEL, Answer, check_sources, go_offline, model_needs_hub
 from peprof.training.text_to_text import make_targets
 
@@ -28,13 +29,15 @@ def prepare(loaded: LoadedSuite, *, device: str, fetch: bool, say: Say) -> Prepa
 
     Raises:
         DeviceError: the device isn't there.
-        SuiteError: the data or a method's options are wrong, or a method doesn't fit a model.
+        SuiteError: the data or the options of a method or an optimizer are wrong, or a method doesn't fit a
+            model.
         SourceUnreachableError: the hub is needed and can't be reached, and the suite has no ``[offline]``.
     """
     say(Progress(phase="setup: checking the suite"))
     resolved = resolve_kind(device)
     suite, offline_reason = _reachable_variant(loaded)
     specs = plan(suite, device=resolved.partition(":")[0], offline_reason=offline_reason)
+    _check_training(loaded.source, specs)
     facts: dict[str, DataFacts] = {}
     for spec in specs:
         key = spec.data.model_dump_json()
@@ -105,6 +108,15 @@ def _check_variant(source: str, suite: Suite, answers: dict[tuple[str, str], Ans
     if faults:
         raise SuiteError(source, faults)
     return list(unreachable)
+
+
+def _check_training(source: str, specs: tuple[RunSpec, ...]) -> None:
+    """Makes each optimizer and schedule over nothing to speak of."""
+    faults: dict[Fault, None] = {}
+    for spec in specs:
+        faults |= dict.fromkeys(check_training(spec.train, spec.model.dtype))
+    if faults:
+        raise SuiteError(source, faults)
 
 
 def _check_fit(

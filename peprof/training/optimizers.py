@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,9 +12,37 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
-from peprof.suite.schema import TrainConfig
+from peprof.errors import Fault
+from peprof.suite.schema import Dtype, OptimizerName, ScheduleName, TrainConfig
 
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adagrad": torch.optim.Adagrad,
+    "adafactor": torch.optim.Adafactor,
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": torch.optim.SGD,
+}
+"""torch's own, with its defaults. ``weight_decay`` is decoupled in ``adamw`` and ``adafactor``; in the others
+it is added to the gradient, unless they have an option ``decoupled_weight_decay`` and it is true."""
+
+SCHEDULES: dict[ScheduleName, str] = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "constant": "constant_with_warmup",
+    "polynomial": "polynomial",
+    "inverse_sqrt": "inverse_sqrt",
+}
+"""transformers' own, with its defaults: ``polynomial`` is of degree 1 down to 1e-7, ``inverse_sqrt`` falls
+with the root of the steps over those of the warm-up, or over 10,000 where there is none."""
+
+POLYNOMIAL_END = 1e-7
+"""The learning rate in which the polynomial schedule ends; the peak has to be higher."""
+
+_KEYS = {"lr": "train.learning_rate", "weight_decay": "train.weight_decay"}
+_NO_OPTIONS = {"self", "params", "differentiable", *_KEYS}
 
 
 def default_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -26,10 +56,16 @@ def default_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]
 
 
 def make_optimizer(config: TrainConfig, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer over ``groups``; a group's own values win over the suite's."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    """The optimizer over ``groups``; a group's own values win over the suite's.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: its options are wrong; ``check_training`` tells before.
+    """
+    kind: Any = OPTIMIZERS[config.optimizer]
+    made: torch.optim.Optimizer = kind(
+        groups, lr=config.learning_rate, weight_decay=config.weight_decay, **config.optimizer_options
+    )
+    return made
 
 
 def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
@@ -41,3 +77,49 @@ def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, total_s
         num_training_steps=total_steps,
     )
     return schedule
+
+
+def check_training(config: TrainConfig, dtype: Dtype) -> list[Fault]:
+    """What of ``[train]`` could not work, found before anything runs.
+
+    Args:
+        config: of a run.
+        dtype: of the model's parameters.
+    """
+    faults = _unknown_options(config)
+    if not faults:
+        try:
+            make_optimizer(config, [{"params": [nn.Parameter(torch.zeros(2, 2))]}])
+        except (TypeError, ValueError, RuntimeError) as error:
+            problem = f"{config.optimizer} refuses {config.optimizer_options}: {error}"
+            faults.append(Fault(key="train.optimizer_options", problem=problem))
+    if config.schedule == "polynomial" and config.learning_rate <= POLYNOMIAL_END:
+        problem = f"the polynomial schedule ends in {POLYNOMIAL_END:g}"
+        faults.append(Fault(key="train.learning_rate", problem=problem, expected="more than that"))
+    if config.autocast == "float16" and dtype != "float32":
+        problem = f"gradients of {dtype} parameters can't be scaled, which autocast in float16 needs"
+        expected = "model.dtype = 'float32' with it, or train.autocast = 'bfloat16' or 'none'"
+        faults.append(Fault(key="train.autocast", problem=problem, expected=expected))
+    return faults
+
+
+def _unknown_options(config: TrainConfig) -> list[Fault]:
+    known = [
+        name
+        for name in inspect.signature(OPTIMIZERS[config.optimizer].__init__).parameters
+        if name not in _NO_OPTIONS
+    ]
+    faults: list[Fault] = []
+    for name in config.optimizer_options:
+        if name in known:
+            continue
+        suggestion = _KEYS.get(name) or next(iter(difflib.get_close_matches(name, known, n=1)), None)
+        faults.append(
+            Fault(
+                key=f"train.optimizer_options.{name}",
+                problem=f"{config.optimizer} has no such option",
+                expected=f"one of: {', '.join(known)}",
+                suggestion=suggestion,
+            )
+        )
+    return faults
