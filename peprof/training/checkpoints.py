@@ -50,13 +50,15 @@ def write_checkpoint(
     try:
         with replacing(path) as file:
             digesting = _Digesting(file)
-            torch.save(whole, cast(IO[bytes], digesting))
+            try:
+                torch.save(whole, cast(IO[bytes], digesting))
+            except RuntimeError as error:  # what torch makes of a file that takes no more
+                if digesting.refusal is not None:
+                    raise digesting.refusal from error
+                raise
             file.write(digesting.digest())
     except OSError as error:
         raise CheckpointError(f"can't write '{path}': {error.strerror or error}") from error
-    except RuntimeError as error:  # what torch makes of a file that takes no more
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"can't write '{path}': {reason}") from error
 
 
 def read_checkpoint(path: Path, *, run_id: str, conditions: Mapping[str, str]) -> dict[str, Any] | None:
@@ -124,15 +126,20 @@ def _check_digest(file: BinaryIO) -> None:
 
 
 class _Digesting:
-    """A file that is written to, and the digest of what was written."""
+    """A file that is written to, the digest of what was written, and why it took no more."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._digest = hashlib.sha256()
+        self.refusal: OSError | None = None
 
     def write(self, data: Any) -> int:
         self._digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
