@@ -36,6 +36,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where results are kept.",
 )
+@click.option(
+    "--tensorboard/--no-tensorboard",
+    default=True,
+    show_default=True,
+    help="Write curves, memory and times of each run for TensorBoard, beside its record.",
+)
+@click.option(
+    "--tracker",
+    "trackers",
+    multiple=True,
+    metavar="NAME",
+    help="Follow the runs with this tracker too, which another distribution brings.",
+)
 @click.option("--retry/--no-retry", default=True, show_default=True, help="Repeat runs that failed before.")
 @click.option("--dry-run", is_flag=True, help="Check everything and show the plan; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the leaderboard as JSON on stdout.")
@@ -46,6 +59,8 @@ def run(
     only: tuple[str, ...],
     device: str,
     results: Path,
+    tensorboard: bool,
+    trackers: tuple[str, ...],
     retry: bool,
     dry_run: bool,
     as_json: bool,
@@ -66,32 +81,54 @@ def run(
     from rich.console import Console
 
     from peprof.suite.loading import load_suite
+    from peprof.tracking.registry import TENSORBOARD, check_trackers
 
+    followed_by = check_trackers([*([TENSORBOARD] if tensorboard else []), *trackers])
     loaded = load_suite(suite, overrides=overrides, only=only, phases=phases)
     talk = Console(stderr=True)  # what is said on the way; stdout is for results
     if dry_run:
         _dry_run(loaded, device=device, results=results, talk=talk, as_json=as_json)
         return
-    _run(loaded, device=device, results=results, retry=retry, talk=talk, as_json=as_json)
+    _run(
+        loaded,
+        device=device,
+        results=results,
+        trackers=followed_by,
+        retry=retry,
+        talk=talk,
+        as_json=as_json,
+    )
 
 
 def _run(
-    loaded: LoadedSuite, *, device: str, results: Path, retry: bool, talk: Console, as_json: bool
+    loaded: LoadedSuite,
+    *,
+    device: str,
+    results: Path,
+    trackers: tuple[str, ...],
+    retry: bool,
+    talk: Console,
+    as_json: bool,
 ) -> None:
     from peprof.reports.export import to_json
     from peprof.reports.leaderboard import print_leaderboards, results_console
     from peprof.reports.progress import RunProgress
+    from peprof.reports.terminal import print_tensorboard
     from peprof.results.comparison import leaderboards
     from peprof.running.runner import run_suite
 
     with RunProgress(talk) as progress:
-        outcome = run_suite(loaded, results=results, device=device, observer=progress, retry=retry)
+        outcome = run_suite(
+            loaded, results=results, device=device, observer=progress, trackers=trackers, retry=retry
+        )
     boards = leaderboards(outcome.records)
     if as_json:
         click.echo(to_json(boards))
     else:
         print_leaderboards(results_console(), boards)
         talk.print(f"Records: {outcome.store.directory}", style="dim", highlight=False, soft_wrap=True)
+        if any(outcome.store.tensorboard_log(record.run_id) for record in outcome.records):
+            print_tensorboard(talk, outcome.store.directory)
     _raise_failures(outcome.records, outcome.store.directory)
     if outcome.problems:
         raise outcome.problems[0]

@@ -13,7 +13,7 @@ from peprof.errors import UsageError
 from peprof.reports import memory_words as words
 from peprof.reports.bytes_table import Line, print_lines
 from peprof.reports.memory_categories import UNATTRIBUTED
-from peprof.reports.terminal import say
+from peprof.reports.terminal import INDENT, print_tensorboard, say
 from peprof.results.finding import FoundRun
 from peprof.results.record import OutOfMemory
 
@@ -126,11 +126,13 @@ def print_memory(
 
 
 def print_heading(console: Console, run: FoundRun) -> None:
-    """Method, model and circumstances, and how the run ended where that wasn't well."""
+    """Method, model and circumstances, where its log lies, and how the run ended where that wasn't well."""
     say(console, words.title(run), "bold")
     if run.record is None:
         return
     say(console, " · ".join(words.circumstances(run.record)), "dim")
+    if run.tensorboard is not None:
+        print_tensorboard(console, run.tensorboard, indent=INDENT)
     ending = words.ending_words(run.record)
     if ending is not None:
         say(console, ending, "red")

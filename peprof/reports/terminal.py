@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from rich.box import Box
 from rich.console import Console
 from rich.padding import Padding
+from rich.style import Style
 from rich.text import Text
 
 INDENT = 1
@@ -38,3 +42,17 @@ def said(console: Console, text: str) -> str:
 def say(console: Console, text: str, style: str) -> None:
     """Prints a paragraph."""
     console.print(Padding(Text(said(console, text), style=style), (0, 0, 0, INDENT), expand=False))
+
+
+def print_tensorboard(console: Console, directory: Path, *, indent: int = 0) -> None:
+    """Prints the command that shows what lies in a directory, in one line to be copied; the path is a link.
+
+    Args:
+        console: where to.
+        directory: of a log, or of all results of a suite, whose runs TensorBoard then lays together.
+        indent: blanks before it.
+    """
+    there = Style(dim=True, link=directory.absolute().as_uri())
+    text = Text(" " * indent + "TensorBoard: ", style=Style(dim=True))
+    text.append(f"tensorboard --logdir {shlex.quote(str(directory))}", there)
+    console.print(text, highlight=False, soft_wrap=True)

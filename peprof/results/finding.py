@@ -11,7 +11,15 @@ from peprof.breakdown.sizes import human_bytes
 from peprof.breakdown.values import StepProfile
 from peprof.errors import PeprofError, UsageError
 from peprof.results.record import RunRecord
-from peprof.results.store import MEMORY_FILE, RECORD_FILE, ResultStore, find_stores, read_memory, read_record
+from peprof.results.store import (
+    MEMORY_FILE,
+    RECORD_FILE,
+    TENSORBOARD_DIRECTORY,
+    ResultStore,
+    find_stores,
+    read_memory,
+    read_record,
+)
 
 _MOST_LISTED = 30
 
@@ -24,11 +32,13 @@ class FoundRun:
         name: its run id, or the file's path.
         record: ``None`` for a profile without one.
         memory: whose the memory of its step was; ``None`` where the run didn't get that far.
+        tensorboard: directory of its log; ``None`` where there is none.
     """
 
     name: str
     record: RunRecord | None
     memory: StepProfile | None
+    tensorboard: Path | None = None
 
 
 def find_run(name: str | None, directories: Sequence[Path]) -> FoundRun:
@@ -88,7 +98,13 @@ def _only(runs: Sequence[Path], where: str) -> FoundRun:
 def _in_directory(directory: Path) -> FoundRun:
     record = read_record(directory / RECORD_FILE)
     memory = read_memory(directory / MEMORY_FILE)
-    return FoundRun(name=record.run_id if record else str(directory), record=record, memory=memory)
+    log = directory / TENSORBOARD_DIRECTORY
+    return FoundRun(
+        name=record.run_id if record else str(directory),
+        record=record,
+        memory=memory,
+        tensorboard=log if log.is_dir() else None,
+    )
 
 
 def _in_file(path: Path) -> FoundRun:

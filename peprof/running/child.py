@@ -82,6 +82,8 @@ def _perform(task: Task, say: Say, keep: Callable[[RunResult], None]) -> Prepare
         adapter_directory=task.adapter_directory,
         checkpoint_directory=task.checkpoint_directory,
         after_failure=task.after_failure,
+        run_directory=task.run_directory,
+        trackers=task.trackers,
     )
 
 

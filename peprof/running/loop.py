@@ -79,9 +79,11 @@ class Loop:
         observer: Observer,
         executor: LocalExecutor,
         state: State,
+        trackers: tuple[str, ...] = (),
     ) -> None:
         self._store, self._prepared, self._loaded = store, prepared, loaded
         self._observer, self._executor, self._state = observer, executor, state
+        self._trackers = trackers
         self._index = {spec.run_id: index for index, spec in enumerate(prepared.specs, start=1)}
 
     def run(self) -> None:
@@ -143,6 +145,8 @@ class Loop:
             adapter_directory=(directory / ADAPTER_DIRECTORY).absolute(),
             checkpoint_directory=(directory / CHECKPOINT_DIRECTORY).absolute(),
             after_failure=spec.run_id in self._state.after_failure,
+            run_directory=directory.absolute(),
+            trackers=self._trackers,
         )
         log_path = directory / "log.txt"
         child = self._executor.start(task, slot=slot, log_path=log_path)
@@ -223,6 +227,7 @@ class Loop:
                 result.record,
                 history=result.history,
                 memory=result.memory,
+                predictions=result.predictions,
                 suite_toml=self._loaded.text,
             )
             if result.record.status not in RETRIED:

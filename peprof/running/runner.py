@@ -6,7 +6,7 @@ The parent never imports torch. It alone writes records, so that a run is record
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from peprof.running.loop import MEMORY_HINT, POLL_S, RETRIED, Loop, State, exit_
 from peprof.running.observing import Observer, Silence
 from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, Task
 from peprof.suite.loading import LoadedSuite, load_suite
+from peprof.tracking.registry import TENSORBOARD, check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ def run_suite(
     results: Path | str = "results",
     device: str = "auto",
     observer: Observer | None = None,
+    trackers: Sequence[str] = (TENSORBOARD,),
     retry: bool = True,
 ) -> Outcome:
     """Runs all of a suite that has no record yet.
@@ -89,16 +91,18 @@ def run_suite(
         results: the directory of all results; this suite's lie in ``results / suite.name``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         observer: told what goes on; nobody unless given.
+        trackers: names of those that follow each run; TensorBoard unless given, nobody where empty.
         retry: try runs again that failed or ran out of time before.
 
     Raises:
-        PeprofError: nothing could be run; failures of single runs are rows, not errors.
+        PeprofError: there is no such tracker; nothing could be run. Failures of single runs are rows.
         KeyboardInterrupt: passed on, after the children have been ended. Finished records are kept.
 
     Example:
         >>> outcome = run_suite("quickstart")  # doctest: +SKIP
         >>> [record.status for record in outcome.records]  # doctest: +SKIP
     """
+    names = check_trackers(trackers)
     loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
     observer = observer or Silence()
     store = ResultStore(Path(results) / loaded.suite.name)
@@ -110,7 +114,7 @@ def run_suite(
     for text in (*(problem.message for problem in state.problems), *_old_conditions(state, prepared)):
         observer.notice(text)
     with _executor() as executor:
-        Loop(store, prepared, loaded, observer, executor, state).run()
+        Loop(store, prepared, loaded, observer, executor, state, names).run()
     return Outcome(
         store=store,
         records=tuple(state.done[spec.run_id] for spec in prepared.specs if spec.run_id in state.done),

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from peprof.breakdown.values import StepProfile
 from peprof.errors import PeprofError
 from peprof.events import Progress
-from peprof.results.record import Environment, RunRecord, TrainingHistory
+from peprof.results.record import Environment, Predictions, RunRecord, TrainingHistory
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec
 
@@ -74,11 +74,13 @@ class RunResult:
         record: whatever happened.
         history: of the full phase, if it trained.
         memory: of a step of the short phase, if it got that far.
+        predictions: the full phase's answers one by one, if it came to its end.
     """
 
     record: RunRecord
     history: TrainingHistory | None
     memory: StepProfile | None = None
+    predictions: Predictions | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,8 @@ class RunTask:
         adapter_directory: where what was trained is kept, if the run asks for it.
         checkpoint_directory: where it keeps how far it got, and finds how far an earlier attempt got.
         after_failure: whether the attempt before this one failed by itself.
+        run_directory: beside whose record trackers keep what they write.
+        trackers: names of those that follow the run.
     """
 
     spec: RunSpec
@@ -102,6 +106,8 @@ class RunTask:
     adapter_directory: Path
     checkpoint_directory: Path
     after_failure: bool = False
+    run_directory: Path
+    trackers: tuple[str, ...] = ()
 
 
 Task = PrepareTask | RunTask

@@ -6,7 +6,7 @@ import gc
 import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from peprof.profiler.errors import StepOutOfMemoryError
 from peprof.results.record import (
     Failure,
     FullResult,
+    Predictions,
     RunRecord,
     ShortResult,
     Status,
@@ -35,6 +36,7 @@ from peprof.running.short_phase import run_short_phase
 from peprof.running.subject import Built, Subject
 from peprof.running.tasks import RunResult, Say
 from peprof.suite.planning import RunSpec
+from peprof.tracking.following import Following
 from peprof.training.data import load_data
 from peprof.training.moving_state import MovingState, StateMismatchError
 from peprof.training.sources import go_offline
@@ -55,13 +57,19 @@ class _Findings:
 
     parts: dict[str, Any] = field(default_factory=dict)
     history: TrainingHistory | None = None
+    predictions: Predictions | None = None
     memory: StepProfile | None = None
     phase: str = "setup"
     run_out_again: Callable[[], StepProfile | None] | None = None
+    following: Following | None = None
 
     def keep_history(self, history: TrainingHistory) -> None:
         """Keeps a training step by step."""
         self.history = history
+
+    def keep_predictions(self, predictions: Predictions) -> None:
+        """Keeps the result's answers."""
+        self.predictions = predictions
 
     def keep_short(self, result: ShortResult, memory: StepProfile | None) -> None:
         """Keeps what the short phase has found so far."""
@@ -94,6 +102,8 @@ def run(
     adapter_directory: Path | None = None,
     checkpoint_directory: Path | None = None,
     after_failure: bool = False,
+    run_directory: Path | None = None,
+    trackers: Sequence[str] = (),
 ) -> RunResult:
     """Does one run on a device.
 
@@ -108,12 +118,16 @@ def run(
         checkpoint_directory: where it is kept how far the run got, if it asks for it, and where an earlier
             attempt has kept that; ``None`` keeps nothing and starts anew.
         after_failure: whether the attempt before this one failed by itself.
+        run_directory: beside whose record trackers keep what they write; ``None`` for no trackers.
+        trackers: names of those that follow the run; they were checked.
 
     Returns:
         The record, whatever happened, and what lies beside it.
     """
     begin, started_at = time.perf_counter(), utc_now()
     found = _Findings()
+    if run_directory is not None:
+        found.following = Following(spec, run_directory, trackers, found.warn)
     kept_in = _KeptIn(
         adapter=adapter_directory,
         checkpoint=checkpoint_directory,
@@ -146,9 +160,13 @@ def run(
             attempt=attempt,
             **found.parts,
         )
-        return RunResult(record=record, history=found.history, memory=found.memory)
+        return RunResult(
+            record=record, history=found.history, memory=found.memory, predictions=found.predictions
+        )
 
     # Here the error is gone, and with it the tensors that its traceback held.
+    if found.following is not None:
+        found.following.finish(result().record)
     if failure is not None and status == "oom":
         keep(result())
         failure = _with_memory(failure, found)
@@ -170,6 +188,7 @@ def _run(
     go_offline()  # what is needed was fetched before; nothing may touch the network while being measured
     say(Progress(phase="setup"))
     device = open_device(device_name)
+    device.get_ready()
     if spec.model.dtype == "float16":
         found.warn(PURE_HALF_WARNING)
     found.parts["environment"] = describe_environment(device)
@@ -204,6 +223,12 @@ def _run(
                 note = f"resumed at step {training.steps}"
                 say(Progress(phase="full: training", step=training.steps, note=note))
             keeper = PeriodicKeeper(spec.train.checkpoint_every_seconds, checkpoint, moving)
+        if found.following is not None:
+            found.following.open(
+                resumed_step=training.steps if training is not None else 0,
+                short=found.parts.get("short"),
+                last_evaluation=training.evaluations[-1] if training and training.evaluations else None,
+            )
         full: FullResult = run_full_phase(
             spec,
             built.step,
@@ -213,6 +238,9 @@ def _run(
             device,
             say,
             found.keep_history,
+            keep_predictions=found.keep_predictions,
+            warn=found.warn,
+            watchers=(found.following,) if found.following is not None else (),
             keeper=keeper,
             training=training,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from peprof.results.record import Evaluation, RunRecord, ShortResult, TrainingHistory
+from peprof.results.store import TENSORBOARD_DIRECTORY
 from peprof.suite.planning import RunSpec
 from peprof.tracking import scalars
 from peprof.tracking.base import TrackedRun, Tracker
@@ -21,7 +23,7 @@ class Following:
     Args:
         spec: the run.
         directory: where its files lie.
-        names: of trackers that were checked; opened by ``open``, until which nothing is told.
+        names: of trackers that were checked.
         warn: told, once, of a tracker that fails; it is told nothing more then.
     """
 
@@ -30,18 +32,28 @@ class Following:
     ) -> None:
         self._spec, self._directory, self._names, self._warn = spec, directory, names, warn
         self._trackers: dict[str, Tracker] = {}
-        self._resumed_step = 0
+        self._is_open = False
         self._last_step = 0
-        self._told_short = False
         self._last_evaluation: Evaluation | None = None
 
-    def open(self, resumed_step: int = 0) -> None:
-        """Opens the trackers.
+    def open(
+        self,
+        *,
+        resumed_step: int = 0,
+        short: ShortResult | None = None,
+        last_evaluation: Evaluation | None = None,
+    ) -> None:
+        """Opens the trackers, when it is known whether the run goes on from a checkpoint.
 
         Args:
-            resumed_step: of the checkpoint that the run goes on from; 0 for one that begins.
+            resumed_step: of the checkpoint; 0 for a run that begins, which takes away the log of any before.
+            short: what the short phase found; not told again where an attempt before has.
+            last_evaluation: before the checkpoint.
         """
-        self._resumed_step = self._last_step = resumed_step
+        self._is_open = True
+        self._last_step, self._last_evaluation = resumed_step, last_evaluation
+        if resumed_step == 0:
+            shutil.rmtree(self._directory / TENSORBOARD_DIRECTORY, ignore_errors=True)
         run = TrackedRun(
             spec=self._spec,
             hyperparameters=scalars.hyperparameters(self._spec),
@@ -50,15 +62,11 @@ class Following:
         )
         for name in self._names:
             self._guarded(name, partial(self._open, name, run))
+        if short is not None and resumed_step == 0:
+            self._tell(0, scalars.of_short(short))
 
     def _open(self, name: str, run: TrackedRun) -> None:
         self._trackers[name] = load_tracker(name)(run)
-
-    def short(self, result: ShortResult) -> None:
-        """Tells of a short phase; not again where an attempt before has."""
-        self._told_short = True
-        if self._resumed_step == 0:
-            self._tell(0, scalars.of_short(result))
 
     def steps(self, first: int, history: TrainingHistory) -> None:
         """Tells of some steps.
@@ -78,11 +86,16 @@ class Following:
     def finish(self, record: RunRecord) -> None:
         """Tells how the run ended.
 
+        A run that failed before its training isn't told of: it left nothing to look at, and the next attempt
+        may go on with the log of the one before.
+
         Args:
-            record: as far as it is known; what a tracker that fails here has to say isn't in it.
+            record: as far as it is known; the warning of a tracker that fails now comes too late for it.
         """
-        if record.short is not None and not self._told_short and self._last_step == 0:
-            self.short(record.short)  # which failed half-way
+        if not self._is_open:
+            if record.status == "failed":
+                return
+            self.open(short=record.short)
         self._tell(self._last_step, scalars.of_whole_run(record))
         metrics = scalars.compared(record)
         for name, tracker in list(self._trackers.items()):

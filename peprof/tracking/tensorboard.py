@@ -10,7 +10,6 @@ method, for all. Without any it gathers the options of all runs.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 
@@ -27,8 +26,8 @@ from peprof.tracking.base import Hyperparameter, TrackedRun
 class TensorBoard:
     """A log in ``tensorboard/`` beside the record; numbers in it have the precision of float32.
 
-    A run that begins takes away what an earlier attempt has left. One that goes on from a checkpoint writes
-    another file beside the first, and says in it that what was written of later steps doesn't count.
+    A run that begins finds no log of an earlier attempt. One that goes on from a checkpoint writes another
+    file beside the first, and says in it that what was written of later steps doesn't count.
 
     Args:
         run: to be followed.
@@ -36,8 +35,6 @@ class TensorBoard:
 
     def __init__(self, run: TrackedRun) -> None:
         directory = run.directory / TENSORBOARD_DIRECTORY
-        if run.resumed_step == 0:
-            shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True, exist_ok=True)
         number = sum(1 for _ in directory.iterdir())
         self._file = (directory / f"events.out.tfevents.{number:06}").open("xb")

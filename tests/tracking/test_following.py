@@ -42,7 +42,7 @@ class Noted:
 
 
 def followed(
-    monkeypatch: pytest.MonkeyPatch, resumed_step: int = 0, **raises_at: int | None
+    monkeypatch: pytest.MonkeyPatch, directory: Path = Path("run"), /, **raises_at: int | None
 ) -> tuple[Following, dict[str, Noted], list[str]]:
     opened: dict[str, Noted] = {}
     warnings: list[str] = []
@@ -55,16 +55,14 @@ def followed(
         return open_
 
     monkeypatch.setattr(following, "load_tracker", load)
-    one = Following(make_spec("lora"), Path("run"), list(raises_at), warnings.append)
-    one.open(resumed_step)
+    one = Following(make_spec("lora"), directory, list(raises_at), warnings.append)
     return one, opened, warnings
 
 
 def test_all_is_told_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     run, opened, warnings = followed(monkeypatch, noted=None)
     record = make_record("lora", short=make_short(), full=make_full())
-    assert record.short is not None
-    run.short(record.short)
+    run.open(short=record.short)
     run.steps(1, THREE)
     run.evaluated(EVALUATION)
     run.finish(record)
@@ -77,11 +75,15 @@ def test_all_is_told_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_that_goes_on_says_from_where_and_tells_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, opened, _ = followed(monkeypatch, 40, noted=None)
-    run.short(make_short())
+    run, opened, _ = followed(monkeypatch, noted=None)
+    before = EVALUATION.model_copy(update={"step": 40, "train_time_s": 1.0, "energy_j": 10.0})
+    run.open(resumed_step=40, short=make_short(), last_evaluation=before)
     run.steps(41, THREE)
+    run.evaluated(EVALUATION.model_copy(update={"step": 43, "energy_j": 30.0}))
     assert opened["noted"].run.resumed_step == 40
-    assert [step for step, _ in opened["noted"].told] == [41, 42, 43]
+    told = opened["noted"].told
+    assert [step for step, _ in told] == [41, 42, 43, 43]
+    assert told[3][1]["power/train_w"] == 40.0
 
 
 def test_of_a_short_phase_that_failed_is_told_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +94,25 @@ def test_of_a_short_phase_that_failed_is_told_what_it_found(monkeypatch: pytest.
     assert status == "oom" and metrics["compare/step_s"] == 0.2
 
 
+def test_a_failure_before_training_leaves_an_earlier_log_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tensorboard").mkdir()
+    run, opened, _ = followed(monkeypatch, tmp_path, noted=None)
+    run.finish(make_record("lora", status="failed", short=make_short()))
+    assert not opened and (tmp_path / "tensorboard").exists()
+
+
+@pytest.mark.parametrize(("resumed_step", "kept"), [(0, False), (7, True)])
+def test_a_run_that_begins_takes_away_a_log_from_before_whoever_follows_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, resumed_step: int, kept: bool
+) -> None:
+    (tmp_path / "tensorboard").mkdir()
+    run, _, _ = followed(monkeypatch, tmp_path)
+    run.open(resumed_step=resumed_step)
+    assert (tmp_path / "tensorboard").exists() is kept
+
+
 @pytest.mark.parametrize(
     ("at", "says"), [(0, "ConnectionError: no service answers"), (2, "ValueError: quota exceeded")]
 )
@@ -99,6 +120,7 @@ def test_one_that_raises_is_told_nothing_more_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, at: int, says: str
 ) -> None:
     run, opened, warnings = followed(monkeypatch, broken=at, noted=None)
+    run.open()
     run.steps(1, THREE)
     run.finish(make_record("lora", full=make_full()))
     assert warnings == [f"the tracker 'broken' failed and was told nothing more: {says}"]

@@ -65,15 +65,6 @@ def test_how_a_run_ended(tmp_path: Path, status: str, shown: int) -> None:
     assert plain(group)[2] == shown
 
 
-def test_a_run_that_begins_again_leaves_nothing_of_the_attempt_before(tmp_path: Path) -> None:
-    first = tracked(tmp_path, label="old")
-    for step in range(1, 6):
-        first.scalars(step, {"train/loss": 9.0})
-    first.finish("failed", {})
-    tracked(tmp_path, label="new").scalars(1, {"train/loss": 0.5})
-    assert curves(tmp_path / "tensorboard") == {"train/loss": [(1, 0.5)]}
-
-
 def test_a_run_that_goes_on_takes_back_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     """Killed twice, the first time in the middle of a write."""
     first = tracked(tmp_path, label="full")
