@@ -21,14 +21,27 @@ FORMATS = ("rich", "markdown", "json", "csv")
 @click.option(
     "--columns",
     metavar="COLUMN,...",
-    help="Show these columns: method, trainable, accuracy, memory, step, samples, train_time, status, "
-    "exact_match, invalid, forward, backward, clip, optimizer, tokens, reserved, checkpoint, epoch_time, "
-    "evaluation_time, steps, outliers, seeds, run_ids.",
+    help="Show these columns: method, trainable, accuracy, metric, difference, memory, step, samples, "
+    "train_time, time_to_target, status, exact_match, invalid, f1, macro_f1, matthews, pearson, spearman, "
+    "pearson_spearman, mse, perplexity, steps_to_target, energy_to_target, forward, backward, clip, "
+    "optimizer, tokens, run_peak, energy, sample_energy, reserved, checkpoint, epoch_time, evaluation_time, "
+    "steps, outliers, seeds, run_ids. 'metric' is what the suite is judged by.",
 )
 @click.option(
     "--group-by",
     metavar="KEY",
     help="One table for each batch_size, data, device, dtype, max_length, method, model, seed or suite.",
+)
+@click.option(
+    "--against",
+    metavar="LABEL",
+    help="Measure all others against this method, with a test whether they differ.  [default: full]",
+)
+@click.option(
+    "--target",
+    metavar="VALUE",
+    type=float,
+    help="Show how long it took to get as good as this, 0.88 say.  [default: the suite's train.target]",
 )
 @click.option(
     "--format",
@@ -43,6 +56,8 @@ def compare(
     sort: str | None,
     columns: str | None,
     group_by: str | None,
+    against: str | None,
+    target: float | None,
     output_format: str,
 ) -> None:
     """Shows the results in DIR (results, unless given) as leaderboards.
@@ -65,7 +80,7 @@ def compare(
         click.echo(f"Warning: left out {problem.message}\n  {problem.hint}", err=True)
     if not contents.records:
         raise nothing_found(searched, damaged=len(contents.problems))
-    boards = leaderboards(contents.records, group_by=group_by)
+    boards = leaderboards(contents.records, group_by=group_by, reference=against, target=target)
     if sort is not None:
         boards = [sort_rows(board, sort) for board in boards]
     if output_format == "markdown":

@@ -5,25 +5,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from peprof.errors import UsageError
+from peprof.reports.cells import FRONT_MARK, NOTHING, Cell, Column
 from peprof.reports.formats import (
-    MISSING,
     human_bytes,
     human_count,
-    human_percent,
+    human_energy,
     human_ratio,
     human_seconds,
     significant,
 )
+from peprof.reports.score_columns import ACCURACY, DIFFERENCE, METRIC, OTHERS, TO_TARGET
 from peprof.results.comparison import Leaderboard
 from peprof.results.record import Failure, Status
-from peprof.results.rows import Accuracy, Row
+from peprof.results.rows import Row
 from peprof.results.statistics import Quartiles
-
-#: Marks the rows on the Pareto front, and accuracies that can't be told from the best.
-FRONT_MARK, NOISE_MARK = "◆", "≈"
 
 _STATUS_WORDS: dict[Status, str] = {
     "ok": "ok",
@@ -32,52 +29,6 @@ _STATUS_WORDS: dict[Status, str] = {
     "timeout": "timed out",
     "diverged": "diverged",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One value of a table.
-
-    Args:
-        parts: what stands side by side; each part is aligned with those above and below it.
-        best: the best value of the table.
-        tone: ``bad`` and ``doubtful`` are for the status.
-    """
-
-    parts: tuple[str, ...]
-    best: bool = False
-    tone: str = "plain"
-
-    @property
-    def text(self) -> str:
-        """The parts in one line."""
-        return " ".join(part.strip() for part in self.parts if part)
-
-
-_NOTHING = Cell(parts=(MISSING,), tone="missing")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column.
-
-    Args:
-        key: its name for ``--columns`` and ``--sort``.
-        header: one or two lines.
-        importance: the least important go first where a table is too wide; ``None`` is shown on demand only.
-        cell: what people see.
-        raw: what machines get: field names with units -> plain values.
-        order: what rows are sorted by; ``None`` goes last.
-        numeric: aligned to the right.
-    """
-
-    key: str
-    header: tuple[str, ...]
-    importance: int | None
-    cell: Callable[[Row, Leaderboard], Cell]
-    raw: Callable[[Row], dict[str, object]]
-    order: Callable[[Row], float | str | None]
-    numeric: bool = True
 
 
 def status_words(status: Status) -> str:
@@ -127,9 +78,13 @@ def _normal(key: str) -> str:
     return key.strip().lower().replace("-", "_")
 
 
-def default_columns() -> tuple[Column, ...]:
-    """The columns that are shown unless others are asked for."""
-    return tuple(column for column in COLUMNS.values() if column.importance is not None)
+def default_columns(board: Leaderboard) -> tuple[Column, ...]:
+    """The columns that a table shows unless others are asked for."""
+    return tuple(
+        column
+        for column in COLUMNS.values()
+        if column.importance is not None and (column.wanted is None or column.wanted(board))
+    )
 
 
 def sort_rows(board: Leaderboard, key: str) -> Leaderboard:
@@ -158,20 +113,8 @@ def _method_cell(row: Row, board: Leaderboard) -> Cell:
 
 def _trainable_cell(row: Row, _board: Leaderboard) -> Cell:
     if row.trainable_backbone is None or row.trainable_head is None:
-        return _NOTHING
+        return NOTHING
     return Cell(parts=(human_count(row.trainable_backbone), "+", human_count(row.trainable_head)))
-
-
-def _accuracy_cell(row: Row, _board: Leaderboard) -> Cell:
-    accuracy = row.accuracy
-    if accuracy is None:
-        return _NOTHING
-    # The interval is not symmetric: its longer side is the honest half.
-    half = max(accuracy.interval.high - accuracy.value, accuracy.value - accuracy.interval.low)
-    mark = NOISE_MARK if row.within_noise else ""
-    return Cell(
-        parts=(mark + human_percent(accuracy.value), f"±{human_percent(half)}"), best="accuracy" in row.best
-    )
 
 
 def _status_cell(row: Row, _board: Leaderboard) -> Cell:
@@ -199,38 +142,6 @@ def _status_raw(row: Row) -> dict[str, object]:
     }
 
 
-def _accuracy_raw(row: Row) -> dict[str, object]:
-    accuracy = row.accuracy
-    return {
-        "accuracy": accuracy.value if accuracy else None,
-        "accuracy_low": accuracy.interval.low if accuracy else None,
-        "accuracy_high": accuracy.interval.high if accuracy else None,
-        "validation_total": accuracy.total if accuracy else None,
-        "within_noise_of_best": row.within_noise if accuracy else None,
-        "on_pareto_front": row.on_front,
-    }
-
-
-def _written(key: str, header: Sequence[str], part: Callable[[Accuracy], float | None]) -> Column:
-    """A column of a share of the answers that a text-to-text task writes."""
-
-    def value(row: Row) -> float | None:
-        return part(row.accuracy) if row.accuracy else None
-
-    def cell(row: Row, _board: Leaderboard) -> Cell:
-        share = value(row)
-        return _NOTHING if share is None else Cell(parts=(human_percent(share),))
-
-    return Column(
-        key=key,
-        header=tuple(header),
-        importance=None,
-        cell=cell,
-        raw=lambda row: {key: value(row)},
-        order=value,
-    )
-
-
 def _measure(
     key: str,
     header: Sequence[str],
@@ -249,7 +160,7 @@ def _measure(
     def cell(row: Row, board: Leaderboard) -> Cell:
         number = value(row)
         if number is None:
-            return _NOTHING
+            return NOTHING
         parts = [show(number)]
         own_ratio: float | None = getattr(row, ratio) if ratio else None
         if own_ratio is not None:
@@ -304,20 +215,16 @@ _ALL = (
             None if row.trainable_backbone is None else row.trainable_backbone + (row.trainable_head or 0)
         ),
     ),
-    Column(
-        key="accuracy",
-        header=("accuracy", "%"),
-        importance=90,
-        cell=_accuracy_cell,
-        raw=_accuracy_raw,
-        order=lambda row: row.accuracy.value if row.accuracy else None,
-    ),
+    ACCURACY,
+    METRIC,
+    DIFFERENCE,
     _measure(
         "memory", ("peak memory",), "peak_allocated_bytes", human_bytes, importance=80, ratio="memory_ratio"
     ),
     _measure("step", ("step time",), "step", human_seconds, importance=70, ratio="step_ratio"),
     _measure("samples", ("samples", "per s"), "samples_per_s", significant, importance=30),
     _measure("train_time", ("training", "time"), "train_time_s", human_seconds, importance=40),
+    TO_TARGET[0],
     Column(
         key="status",
         header=("status",),
@@ -327,13 +234,16 @@ _ALL = (
         order=lambda row: row.status,
         numeric=False,
     ),
-    _written("exact_match", ("exact", "match %"), lambda accuracy: accuracy.exact_match),
-    _written("invalid", ("invalid", "answers %"), lambda accuracy: accuracy.invalid),
+    *OTHERS,
+    *TO_TARGET[1:],
     _measure("forward", ("forward",), "forward", human_seconds),
     _measure("backward", ("backward",), "backward", human_seconds),
     _measure("clip", ("clip",), "clip", human_seconds),
     _measure("optimizer", ("optimizer",), "optimizer", human_seconds),
     _measure("tokens", ("real tokens", "per s"), "real_tokens_per_s", significant),
+    _measure("run_peak", ("peak of", "whole run"), "run_peak_bytes", human_bytes),
+    _measure("energy", ("training", "energy"), "energy_j", human_energy),
+    _measure("sample_energy", ("energy per", "sample"), "joules_per_sample", human_energy),
     _measure("reserved", ("reserved", "memory"), "peak_reserved_bytes", human_bytes),
     _measure("checkpoint", ("checkpoint",), "checkpoint_bytes", human_bytes),
     _measure("epoch_time", ("time per", "epoch"), "epoch_time_s", human_seconds),

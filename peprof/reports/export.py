@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 from peprof.errors import PeprofError
 from peprof.reports import notes
-from peprof.reports.columns import COLUMNS, Cell, Column, columns_named, default_columns
+from peprof.reports.cells import Cell, Column
+from peprof.reports.columns import COLUMNS, columns_named, default_columns
 from peprof.results.comparison import Leaderboard
 from peprof.results.rows import Row
 
@@ -28,9 +29,10 @@ def to_markdown(boards: Sequence[Leaderboard], *, columns: Sequence[str] | None 
     Raises:
         UsageError: there is no such column.
     """
-    chosen = columns_named(columns) if columns is not None else default_columns()
+    chosen = columns_named(columns) if columns is not None else None
     parts = [
-        _markdown_board(board, chosen, number, len(boards)) for number, board in enumerate(boards, start=1)
+        _markdown_board(board, chosen or default_columns(board), number, len(boards))
+        for number, board in enumerate(boards, start=1)
     ]
     return "\n".join(parts)
 
@@ -46,7 +48,7 @@ def _markdown_board(board: Leaderboard, columns: Sequence[Column], number: int, 
             _escaped(notes.SEPARATOR.join(notes.main_conditions(board))),
             "",
             *(line for text in loud for line in (f"> **{_escaped(text)}**", "")),
-            _markdown_row(" ".join(column.header) for column in columns),
+            _markdown_row(" ".join(column.heading(board)) for column in columns),
             _markdown_row("---:" if column.numeric else "---" for column in columns),
             *(
                 _markdown_row(_markdown_cell(column.cell(row, board)) for column in columns)

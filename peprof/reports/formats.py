@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from peprof.breakdown.sizes import human_bytes, human_percent, significant
+from peprof.suite.metrics import Metric
 
 __all__ = [
     "MISSING",
     "human_bytes",
     "human_clock",
     "human_count",
+    "human_energy",
+    "human_metric",
     "human_percent",
     "human_ratio",
     "human_seconds",
+    "metric_header",
+    "metric_words",
+    "signed",
     "significant",
 ]
 
 #: Stands where nothing was measured.
 MISSING = "–"
 
+_CORRELATIONS = ("matthews", "pearson", "spearman", "pearson_spearman")
+_ENERGY_UNITS = (("mJ", 1e-3), ("J", 1.0), ("kJ", 1e3), ("MJ", 1e6))
 _COUNT_UNITS = ("", "K", "M", "B", "T")
 _TIME_UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"))
 
@@ -55,3 +63,41 @@ def human_clock(seconds: float) -> str:
     minutes, rest = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def human_energy(joules: float) -> str:
+    """Joules in the unit that suits: ``850 mJ``, ``12.5 J``, ``1.23 kJ``, ``3.60 MJ``."""
+    unit, size = _ENERGY_UNITS[0]
+    for next_unit, next_size in _ENERGY_UNITS[1:]:
+        # compared as it would be printed, so that 999.7 J is 1.00 kJ and not 1,000 J
+        if float(significant(joules / size).replace(",", "")) < 1000:
+            break
+        unit, size = next_unit, next_size
+    return f"{significant(joules / size)} {unit}"
+
+
+def human_metric(metric: Metric, value: float) -> str:
+    """A metric's value: shares times 100 with one digit, ``90.6``; others with three digits, ``12.3``."""
+    magnitude = human_percent(abs(value)) if metric.share else significant(abs(value))
+    return signed(magnitude, value, plus=False)
+
+
+def metric_words(metric: Metric, value: float) -> str:
+    """A metric with its value: ``accuracy 90.6 %``, ``matthews 61.2``, ``perplexity 12.3``."""
+    unit = " %" if metric.share and metric.name not in _CORRELATIONS else ""
+    return f"{metric.name.replace('_', ' ')} {human_metric(metric, value)}{unit}"
+
+
+def metric_header(metric: Metric) -> tuple[str, ...]:
+    """A metric's name, and what its values are multiplied by: ``accuracy %``, ``pearson × 100``."""
+    name = metric.name.replace("_", " ")
+    if not metric.share:
+        return (name,)
+    return (name, "× 100" if metric.name in _CORRELATIONS else "%")
+
+
+def signed(magnitude: str, value: float, *, plus: bool = True) -> str:
+    """A written magnitude with the sign of its value; what was rounded to nothing has none."""
+    if not magnitude.strip("0.,"):
+        return magnitude
+    return f"−{magnitude}" if value < 0 else f"+{magnitude}" if plus else magnitude

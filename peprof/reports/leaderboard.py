@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from peprof.reports import notes
-from peprof.reports.columns import Cell, Column, columns_named, default_columns
+from peprof.reports.cells import Cell, Column
+from peprof.reports.columns import columns_named, default_columns
 from peprof.reports.terminal import INDENT, PLAIN, is_plain, rule_of, say
 from peprof.results.comparison import Leaderboard
 
@@ -72,7 +73,7 @@ def _print_board(
     reason = notes.reason(board)
     if reason:
         say(console, reason, "yellow")
-    columns = default_columns() if chosen is None else chosen
+    columns = default_columns(board) if chosen is None else chosen
     filled = [_fill(column, board, plain=is_plain(console)) for column in columns]
     left_out: list[_Filled] = []
     if chosen is None:
@@ -111,6 +112,7 @@ class _Filled:
 
     Args:
         column: what it is.
+        header: of it.
         cells: from top to bottom.
         part_widths: of each part the widest of all cells.
         width: of the whole column.
@@ -118,6 +120,7 @@ class _Filled:
     """
 
     column: Column
+    header: tuple[str, ...]
     cells: tuple[Cell, ...]
     part_widths: tuple[int, ...]
     width: int
@@ -136,11 +139,13 @@ def _fill(column: Column, board: Leaderboard, *, plain: bool) -> _Filled:
     width = sum(part_widths) + max(count - 1, 0)
     if column.key == "method":
         width = min(width, _LONGEST_NAME)
+    header = column.heading(board)
     return _Filled(
         column=column,
+        header=header,
         cells=tuple(cells),
         part_widths=part_widths,
-        width=max(width, *(cell_len(line) for line in column.header)),
+        width=max(width, *(cell_len(line) for line in header)),
         is_empty=all(cell.tone == "missing" for cell in cells),
     )
 
@@ -178,9 +183,9 @@ def _blocks(filled: Sequence[_Filled], room: int) -> list[list[_Filled]]:
 def _table(filled: Sequence[_Filled], room: int, rule: Box) -> Table:
     table = Table(box=rule, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold")
     too_wide = sum(one.width for one in filled) + _GAP * (len(filled) - 1) > room
-    lines = max(len(one.column.header) for one in filled)
+    lines = max(len(one.header) for one in filled)
     for one in filled:
-        header = one.column.header
+        header = one.header
         table.add_column(
             Text("\n" * (lines - len(header)) + "\n".join(header)),
             justify="right" if one.column.numeric else "left",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from peprof.reports.columns import FRONT_MARK, NOISE_MARK, failure_words
-from peprof.reports.formats import human_percent
+from peprof.reports.columns import failure_words
+from peprof.reports.listing import by_value, listed
+from peprof.reports.score_notes import score_notes
 from peprof.results.comparison import Leaderboard
 from peprof.results.conditions import Difference
 from peprof.results.rows import Row
 from peprof.results.statistics import OUTLIER_THRESHOLD
 
 SEPARATOR = " · "
-_MOST_NAMES = 8
 
 
 def heading(board: Leaderboard, number: int, count: int) -> str:
@@ -72,9 +72,10 @@ def footnotes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:
         shown: keys of the columns that are shown.
     """
     return [
-        *(_accuracy_notes(board) if "accuracy" in shown else []),
+        *score_notes(board, shown=shown),
         *_synthetic_notes(board),
         *(_ratio_notes(board) if "memory" in shown or "step" in shown else []),
+        *(_run_peak_notes(board) if "run_peak" in shown else []),
         *_step_notes(board),
         *_warnings(board.rows),
     ]
@@ -82,45 +83,17 @@ def footnotes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:
 
 def _ratio_notes(board: Leaderboard) -> list[str]:
     if any(row.memory_ratio is not None or row.step_ratio is not None for row in board.rows):
-        return ["Ratios (x) are to full fine-tuning."]
-    return ["No ratios: full fine-tuning was not measured here."]
+        return [f"Ratios (x) are to {board.reference if board.reference_asked else 'full fine-tuning'}."]
+    missing = "the method asked for" if board.reference_asked else "full fine-tuning"
+    return [f"No ratios: {missing} was not measured here."]
 
 
-def _accuracy_notes(board: Leaderboard) -> list[str]:
-    known = [row for row in board.rows if row.accuracy]
-    if not known:
-        trained = "full" in board.conditions["phases"]
-        why = "no training was finished" if trained else "the short phase doesn't train to the end"
-        return [f"Accuracy is unavailable: {why}."]
-    notes = []
-    if any(row.on_front for row in board.rows):
-        notes.append(f"{FRONT_MARK} Pareto front: no other row has both less memory and better accuracy.")
-    totals = sorted({row.accuracy.total for row in known if row.accuracy})
-    rows = " or ".join(f"{total:,}" for total in totals)
-    seeds = _by_value(known, lambda row: len(row.accuracy.by_seed) if row.accuracy else 0)
-    mean = "" if seeds == "1" else f"Accuracy is the mean of {seeds} seeds. "
-    notes.append(f"{mean}± is the 95 % Wilson interval at {rows} validation rows.")
-    if any(row.within_noise for row in board.rows):
-        notes.append(f"{NOISE_MARK} within noise of the best accuracy: the intervals overlap.")
-    return [*notes, *_written_notes(known)]
-
-
-def _written_notes(rows: Iterable[Row]) -> list[str]:
-    """What a text-to-text task wrote when nobody chose among its first tokens."""
-    written = [
-        (row.name, row.accuracy.exact_match, row.accuracy.invalid)
-        for row in rows
-        if row.accuracy and row.accuracy.exact_match is not None and row.accuracy.invalid is not None
-    ]
-    if not written:
-        return []
-    exact = [f"{name} {human_percent(match)}" for name, match, _ in written]
-    strange = [f"{name} {human_percent(invalid)}" for name, _, invalid in written if invalid > 0]
-    return [
-        "Accuracy is by the first token, among the classes' words only. "
-        f"Written greedily, exactly right (%): {_listed(exact)}; "
-        + (f"no class's word (%): {_listed(strange)}." if strange else "every answer is a class's word.")
-    ]
+def _run_peak_notes(board: Leaderboard) -> list[str]:
+    if any(row.run_peak_source == "process_rss" for row in board.rows):
+        return [
+            "A whole run's peak is its process's resident memory, with the interpreter and all libraries."
+        ]
+    return []
 
 
 def _synthetic_notes(board: Leaderboard) -> list[str]:
@@ -136,31 +109,18 @@ def _step_notes(board: Leaderboard) -> list[str]:
     measured = [row for row in board.rows if row.measured_steps is not None]
     if not measured:
         return []
-    steps = _by_value(measured, lambda row: row.measured_steps or 0)
+    steps = by_value(measured, lambda row: row.measured_steps or 0)
     cut = any(row.stopped_by_time for row in measured)
     notes = [
         f"Step times are medians of {steps} measured steps{'; max_seconds cut some short' if cut else ''}."
     ]
     strange = [f"{row.name} {row.outlier_steps}" for row in measured if row.outlier_steps]
     if strange:
-        notes.append(f"Outlying steps (modified z-score above {OUTLIER_THRESHOLD}): {_listed(strange)}.")
+        notes.append(f"Outlying steps (modified z-score above {OUTLIER_THRESHOLD}): {listed(strange)}.")
     slow = [row.name for row in measured if row.first_step_slow]
     if slow:
-        notes.append(f"The first measured step is slow, warm-up may be too short: {_listed(slow)}.")
+        notes.append(f"The first measured step is slow, warm-up may be too short: {listed(slow)}.")
     return notes
-
-
-def _by_value(rows: Sequence[Row], value: Callable[[Row], int]) -> str:
-    """``30``, or ``7 (full), 12 (lora) and 30 (the others)``: the commonest value needs no names."""
-    names: dict[int, list[str]] = {}
-    for row in rows:
-        names.setdefault(value(row), []).append(row.name)
-    if len(names) == 1:
-        return str(next(iter(names)))
-    commonest = max(names, key=lambda number: (len(names[number]), number))
-    rare = [f"{number} ({_listed(names[number])})" for number in sorted(names) if number != commonest]
-    last = _listed(names[commonest]) if len(names[commonest]) == 1 else "the others"
-    return f"{', '.join(rare)} and {commonest} ({last})"
 
 
 def _warnings(rows: Iterable[Row]) -> list[str]:
@@ -168,7 +128,7 @@ def _warnings(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         for warning in row.warnings:
             names.setdefault(warning, []).append(row.name)
-    return [f"{_listed(who)}: {warning}" for warning, who in names.items()]
+    return [f"{listed(who)}: {warning}" for warning, who in names.items()]
 
 
 def failures(board: Leaderboard) -> list[str]:
@@ -182,9 +142,3 @@ def failures(board: Leaderboard) -> list[str]:
         f"{name}, {'seed' if len(known) == 1 else 'seeds'} {', '.join(map(str, known))}: {words}"
         for (name, words), known in seeds.items()
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) <= _MOST_NAMES:
-        return ", ".join(names)
-    return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from peprof.events import Progress
 from peprof.reports.columns import failure_words
-from peprof.reports.formats import human_bytes, human_clock, human_percent, human_seconds
-from peprof.results.figures import accuracy_figures, short_figures
+from peprof.reports.formats import human_bytes, human_clock, human_seconds, metric_words
+from peprof.results.figures import metric_figures, short_figures
 from peprof.results.record import RunRecord
 from peprof.suite.planning import RunSpec
 
@@ -164,9 +164,9 @@ def _result_line(name: str, record: RunRecord) -> Text:
         return line.append(failure_words(record.status, record.failure), style=_STYLES[record.status])
     line.append("ok", style=_STYLES["ok"])
     parts = [f" in {human_seconds(record.total_time_s)}"]
-    accuracy = accuracy_figures(record)
-    if accuracy:
-        parts.append(f"accuracy {human_percent(accuracy.value)} %")
+    score = metric_figures(record).get(record.spec.data.judged_by[0])
+    if score:
+        parts.append(metric_words(score.metric, score.value))
     if record.short and record.short.memory:
         parts.append(f"peak {human_bytes(record.short.memory.peak_allocated_bytes)}")
     figures = short_figures(record.short)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from peprof.errors import UsageError
 from peprof.results.conditions import ComparableRuns, Difference, differences, in_order, split
+from peprof.results.distinguishing import Doubts, against, alike
+from peprof.results.progress_curves import reached
 from peprof.results.record import RunRecord
 from peprof.results.rows import Row, make_rows
 from peprof.results.statistics import pareto_front
+from peprof.suite.metrics import METRICS, Metric
 
 #: The method that the others are measured against.
 REFERENCE_METHOD = "full"
@@ -39,7 +43,13 @@ class Leaderboard:
         group: what the user groups by and its value, ``seed 0``; ``None`` when nothing was asked for.
         conditions: what all rows have in common, by name.
         differences: why its rows don't stand in the first table; empty for that one.
-        rows: best accuracy first, or least memory where no row has an accuracy; rows without any result last.
+        rows: the best by the deciding metric first, or least memory where no row has a value; those without
+            any result last.
+        metric: what decides which row is better.
+        doubts: how it was found out which rows differ by it.
+        reference: name of the row that the others are measured against; ``None`` where it isn't here.
+        reference_asked: by the user, not only because it is full fine-tuning.
+        target: of the deciding metric, whose first reaching the rows tell; ``None`` where nobody set one.
         suites: the suites the rows come from.
         synthetic_data, synthetic_weights: whether any row says so of itself.
         offline_reasons: why rows were run with their suite's offline overlay.
@@ -49,6 +59,11 @@ class Leaderboard:
     conditions: Mapping[str, str]
     differences: tuple[Difference, ...]
     rows: tuple[Row, ...]
+    metric: Metric
+    doubts: Doubts
+    reference: str | None
+    reference_asked: bool
+    target: float | None
     suites: tuple[str, ...]
     synthetic_data: bool
     synthetic_weights: bool
@@ -60,28 +75,46 @@ class Leaderboard:
         return f"{self.conditions['model']} on {self.conditions['data']}"
 
     @property
-    def has_accuracy(self) -> bool:
-        """Whether any row has an accuracy."""
-        return any(row.accuracy for row in self.rows)
+    def has_score(self) -> bool:
+        """Whether any row has a value of the deciding metric."""
+        return any(row.score for row in self.rows)
 
 
-def leaderboards(records: Iterable[RunRecord], *, group_by: str | None = None) -> list[Leaderboard]:
+def leaderboards(
+    records: Iterable[RunRecord],
+    *,
+    group_by: str | None = None,
+    reference: str | None = None,
+    target: float | None = None,
+) -> list[Leaderboard]:
     """Sums up runs in as many tables as their conditions demand.
 
     Args:
         records: any; in what order doesn't matter.
         group_by: one of ``GROUP_KEYS``: gives a table to each of its values.
+        reference: label of the method that the others are measured against; full fine-tuning unless given.
+        target: of the deciding metric; the suites' own unless given.
 
     Returns:
         the tables, in the order of the conditions that tell them apart; none for no records.
 
     Raises:
-        UsageError: ``group_by`` is not one of them.
+        UsageError: ``group_by`` is not one of them, no row or more than one of a table has the label
+            ``reference``, or ``target`` is none that the metric can have.
     """
     grouping = _grouping(group_by)
     ordered = sorted(records, key=lambda record: (record.spec.suite, record.run_id, record.started_at))
     tables = in_order(split(ordered, grouping))
-    return [_leaderboard(table, tables[0], group_by) for table in tables]
+    boards = [_leaderboard(table, tables[0], group_by, reference, target) for table in tables]
+    if reference is not None and boards and not any(board.reference for board in boards):
+        names = sorted({row.label for board in boards for row in board.rows})
+        near = difflib.get_close_matches(reference, names, n=1)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        raise UsageError(
+            f"there is no method '{reference}' to compare with.{guess}",
+            hint=f"Compare with one of: {', '.join(names)}.",
+        )
+    return boards
 
 
 def _grouping(group_by: str | None) -> Callable[[RunRecord], str | None] | None:
@@ -97,13 +130,34 @@ def _grouping(group_by: str | None) -> Callable[[RunRecord], str | None] | None:
     return _GROUPINGS[key]
 
 
-def _leaderboard(table: ComparableRuns, first: ComparableRuns, group_by: str | None) -> Leaderboard:
+def _leaderboard(
+    table: ComparableRuns,
+    first: ComparableRuns,
+    group_by: str | None,
+    reference: str | None,
+    target: float | None,
+) -> Leaderboard:
     specs = [record.spec for record in table.records]
+    rows = make_rows(table.records)
+    metric = METRICS[specs[0].data.judged_by[0]]
+    if target is not None and metric.share and abs(target) > 1:
+        raise UsageError(
+            f"{metric.name} can't reach a target of {target:g}: it is at most 1",
+            hint=f"Give it as a share: {target / 100:g}.",
+        )
+    wanted = target if target is not None else _target(table.records)
+    measure = _reference(rows, reference)
+    compared, doubts = _compare(rows, measure, wanted)
     return Leaderboard(
         group=None if group_by is None else f"{group_by.replace('_', ' ')} {table.group or 'unknown'}",
         conditions=table.conditions,
         differences=differences(table.conditions, first.conditions),
-        rows=tuple(_rank(_compare(make_rows(table.records)))),
+        rows=tuple(_rank(compared)),
+        metric=metric,
+        doubts=doubts,
+        reference=measure.name if measure else None,
+        reference_asked=reference is not None,
+        target=wanted,
         suites=tuple(dict.fromkeys(spec.suite for spec in specs)),
         synthetic_data=any(record.data is not None and record.data.synthetic for record in table.records),
         synthetic_weights=any(
@@ -124,35 +178,66 @@ _SMALL_IS_BEST: dict[str, Callable[[Row], float | None]] = {
     "checkpoint_bytes": lambda row: row.checkpoint_bytes,
 }
 _LARGE_IS_BEST: dict[str, Callable[[Row], float | None]] = {
-    "accuracy": lambda row: row.accuracy.value if row.accuracy else None,
     "samples_per_s": lambda row: row.samples_per_s,
     "real_tokens_per_s": lambda row: row.real_tokens_per_s,
 }
 
 
-def _compare(rows: Sequence[Row]) -> list[Row]:
+def _compare(rows: Sequence[Row], reference: Row | None, target: float | None) -> tuple[list[Row], Doubts]:
     """Fills in what a row is only beside others: ratios, best values, the front, what is within noise."""
-    reference = _reference(rows)
     best = _best(rows)
     front = _front(rows)
-    top = max((row for row in rows if row.accuracy), key=_accuracy_value, default=None)
-    return [
+    pairs, doubts = alike(rows)
+    differences = against(rows, reference)
+    by_rank = sorted((place for place, row in enumerate(rows) if row.score), key=lambda p: -_gain(rows[p]))
+    above = dict(zip(by_rank[1:], by_rank, strict=False))
+
+    def are_alike(place: int, other: int | None) -> bool:
+        return other is not None and (min(place, other), max(place, other)) in pairs
+
+    compared = [
         dataclasses.replace(
             row,
             memory_ratio=_ratio(row, reference, _SMALL_IS_BEST["peak_allocated_bytes"]),
             step_ratio=_ratio(row, reference, _SMALL_IS_BEST["step"]),
-            best=frozenset(name for name, winners in best.items() if index in winners),
-            on_front=front.get(index, False) if front else None,
-            within_noise=_within_noise(row, top),
+            best=frozenset(name for name, winners in best.items() if place in winners),
+            on_front=front.get(place, False) if front else None,
+            within_noise=bool(by_rank) and are_alike(place, by_rank[0]),
+            next_within_noise=rows[above[place]].name if are_alike(place, above.get(place)) else None,
+            against=differences[place],
+            reached=reached(row.curves, target) if target is not None else None,
         )
-        for index, row in enumerate(rows)
+        for place, row in enumerate(rows)
     ]
+    return compared, doubts
 
 
-def _reference(rows: Sequence[Row]) -> Row | None:
-    """The row of full fine-tuning; of several the one that is labelled so."""
-    full = [row for row in rows if row.method == REFERENCE_METHOD]
-    return min(full, key=lambda row: row.name != REFERENCE_METHOD, default=None)
+def _target(records: Sequence[RunRecord]) -> float | None:
+    """What the suite asks for; of several what the latest run was asked."""
+    latest = max(
+        (record for record in records if record.spec.train.target is not None),
+        key=lambda record: record.started_at,
+        default=None,
+    )
+    return latest.spec.train.target if latest else None
+
+
+def _reference(rows: Sequence[Row], asked: str | None) -> Row | None:
+    """The row of a label, or of full fine-tuning; of several of these the one that is labelled so.
+
+    Raises:
+        UsageError: several rows have the label.
+    """
+    if asked is None:
+        full = [row for row in rows if row.method == REFERENCE_METHOD]
+        return min(full, key=lambda row: row.name != REFERENCE_METHOD, default=None)
+    named = [row for row in rows if row.name == asked] or [row for row in rows if row.label == asked]
+    if len(named) > 1:
+        raise UsageError(
+            f"several rows are called '{asked}'",
+            hint=f"Compare with one of: {'; '.join(row.name for row in named)}.",
+        )
+    return named[0] if named else None
 
 
 def _ratio(row: Row, reference: Row | None, value: Callable[[Row], float | None]) -> float | None:
@@ -163,7 +248,8 @@ def _ratio(row: Row, reference: Row | None, value: Callable[[Row], float | None]
 def _best(rows: Sequence[Row]) -> dict[str, set[int]]:
     """Field -> the rows with its best value; a value without a rival is no winner."""
     best: dict[str, set[int]] = {}
-    for getters, pick in ((_SMALL_IS_BEST, min), (_LARGE_IS_BEST, max)):
+    metrics = {name: _gain_by(name) for name in dict.fromkeys(name for row in rows for name in row.scores)}
+    for getters, pick in ((_SMALL_IS_BEST, min), (_LARGE_IS_BEST | metrics, max)):
         for name, value in getters.items():
             known = {index: v for index, row in enumerate(rows) if (v := value(row)) is not None}
             if len(known) > 1:
@@ -172,31 +258,28 @@ def _best(rows: Sequence[Row]) -> dict[str, set[int]]:
     return best
 
 
+def _gain_by(metric: str) -> Callable[[Row], float | None]:
+    return lambda row: row.scores[metric].gain if metric in row.scores else None
+
+
 def _front(rows: Sequence[Row]) -> dict[int, bool]:
-    """Row -> whether it is on the Pareto front; empty where no row has both memory and accuracy."""
+    """Row -> whether it is on the Pareto front; empty where no row has both memory and a score."""
     points = [
-        (index, row.peak_allocated_bytes, row.accuracy.value)
+        (index, row.peak_allocated_bytes, row.score.gain)
         for index, row in enumerate(rows)
-        if row.peak_allocated_bytes is not None and row.accuracy
+        if row.peak_allocated_bytes is not None and row.score
     ]
     marks = pareto_front([memory for _, memory, _ in points], [value for _, _, value in points])
     return {index: mark for (index, _, _), mark in zip(points, marks, strict=True)}
 
 
-def _within_noise(row: Row, top: Row | None) -> bool:
-    if row.accuracy is None or top is None or top.accuracy is None or row is top:
-        return False
-    return row.accuracy.interval.overlaps(top.accuracy.interval)
-
-
-def _accuracy_value(row: Row) -> float:
-    return row.accuracy.value if row.accuracy else 0.0
+def _gain(row: Row) -> float:
+    return row.score.gain if row.score else -math.inf
 
 
 def _rank(rows: Sequence[Row]) -> list[Row]:
     def key(row: Row) -> tuple[object, ...]:
         memory = row.peak_allocated_bytes
-        accuracy = -row.accuracy.value if row.accuracy else 1.0  # without one: after those that have one
-        return (row.ok == 0, accuracy, memory is None, memory or 0.0, row.name)
+        return (row.ok == 0, -_gain(row), memory is None, memory or 0.0, row.name)
 
     return sorted(rows, key=key)

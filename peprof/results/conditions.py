@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from peprof.results.record import RunRecord
+from peprof.suite.metrics import DEFAULT_METRICS
 from peprof.suite.planning import RunSpec
-from peprof.suite.schema import DataConfig
+from peprof.suite.schema import DataConfig, TrainConfig
 
 # The data's name says nothing once its fingerprint is known: equal data may go by several names.
 _NAME, _FINGERPRINT = "data", "data fingerprint"
@@ -24,13 +25,13 @@ def asked_conditions(spec: RunSpec) -> dict[str, str]:
     asked = {
         "model": f"{model.name}@{model.revision}" if model.revision else model.name,
         "weights": model.weights,
-        "dtype": model.dtype,
+        "dtype": f"{model.dtype}, autocast to {train.autocast}" if train.autocast else model.dtype,
         "attention": model.attention,
         _NAME: _data_name(spec),
-        "batch size": str(train.batch_size),
+        "batch size": _batch_size(train),
         "max length": str(data.max_length),
         "task": _task(data),
-        "optimizer": train.optimizer,
+        "optimizer": _optimizer(train),
         "gradient clipping": f"{train.max_grad_norm:g}" if train.max_grad_norm is not None else "off",
         "device": spec.device,
         "phases": " + ".join(phase for phase in ("short", "full") if phase in spec.phases),
@@ -39,6 +40,16 @@ def asked_conditions(spec: RunSpec) -> dict[str, str]:
         asked["training"] = _training(spec)
         asked["schedule"] = f"{train.schedule}, {train.warmup_fraction:g} warm-up"
     return asked
+
+
+def _batch_size(train: TrainConfig) -> str:
+    parts = train.gradient_accumulation_steps
+    return str(train.batch_size) if parts == 1 else f"{train.batch_size} in {parts} parts"
+
+
+def _optimizer(train: TrainConfig) -> str:
+    options = [f"{name}={value}" for name, value in sorted(train.optimizer_options.items())]
+    return ", ".join([train.optimizer, *options])
 
 
 def _data_name(spec: RunSpec) -> str:
@@ -56,16 +67,29 @@ def _data_name(spec: RunSpec) -> str:
 
 def _task(data: DataConfig) -> str:
     """What is done with the data; for text-to-text with all that decides what is read and written."""
-    if data.task == "classification":
-        return data.task
-    words = " / ".join(data.verbalizers)
-    return f'{data.task}, "{data.prefix}…" → {words}, {data.max_target_length} target tokens'
+    parts: list[str] = [data.task]
+    if data.task == "text-to-text":
+        words = " / ".join(data.verbalizers)
+        parts += [f'"{data.prefix}…" → {words}', f"{data.max_target_length} target tokens"]
+    if data.judged_by[0] != DEFAULT_METRICS[data.task][0]:
+        parts.append(f"judged by {data.judged_by[0]}")
+    return ", ".join(parts)
 
 
 def _training(spec: RunSpec) -> str:
     train = spec.train
-    epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
-    return epochs if train.max_steps is None else f"{epochs}, at most {train.max_steps} steps"
+    parts = ["1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"]
+    if train.max_steps is not None:
+        parts.append(f"at most {train.max_steps} steps")
+    if train.max_seconds is not None:
+        parts.append(f"at most {train.max_seconds:g} s")
+    if train.early_stopping_patience is not None:
+        parts.append(f"stopped after {train.early_stopping_patience} evaluations without a better one")
+    if train.keep == "best":
+        parts.append("best checkpoint")
+    if train.group_by_length:
+        parts.append("like lengths together")
+    return ", ".join(parts)
 
 
 def found_conditions(record: RunRecord) -> dict[str, str]:

@@ -5,10 +5,20 @@ Records keep raw samples; what is derived from them is derived here, once, for t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from peprof.results.record import FullResult, RunRecord, ShortResult
-from peprof.results.statistics import Quartiles, median, outliers, quartiles, rate, wilson_interval
+from peprof.results.record import Evaluation, FullResult, RunRecord, ShortResult
+from peprof.results.statistics import (
+    Interval,
+    Quartiles,
+    median,
+    outliers,
+    quartiles,
+    rate,
+    wilson_interval,
+)
+from peprof.suite.metrics import METRICS, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +65,27 @@ class AccuracyFigures:
     invalid: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetricFigures:
+    """What one metric says of a run's result.
+
+    Args:
+        metric: its name, and which way is better.
+        value: of the evaluation that counts.
+        interval: 95 %, over the examples: Wilson's for shares of right answers, otherwise the record's;
+            ``None`` where it has none.
+        total: examples.
+        answers: bit i is 1 where the answer to example i is right; ``None`` where the record doesn't tell,
+            and for metrics that aren't the share of right answers.
+    """
+
+    metric: Metric
+    value: float
+    interval: Interval | None
+    total: int
+    answers: int | None = None
+
+
 def short_figures(short: ShortResult | None) -> ShortFigures | None:
     """Medians and rates of the timing pass; ``None`` when it did not finish."""
     if short is None or short.times is None or not short.times.step_s:
@@ -92,6 +123,59 @@ def accuracy_figures(record: RunRecord) -> AccuracyFigures | None:
         exact_match=None if last.exact_matches is None else last.exact_matches / last.total,
         invalid=None if last.invalid is None else last.invalid / last.total,
     )
+
+
+def metric_figures(record: RunRecord) -> dict[str, MetricFigures]:
+    """What is known of a finished training's result, by metric, the deciding one first.
+
+    Empty for a run that was cut short or never evaluated. A metric without a number has no place in it.
+    """
+    full = record.full
+    result = full.result if record.status == "ok" and full is not None else None
+    if full is None or result is None or result.total < 1:
+        return {}
+    found = {
+        name: MetricFigures(
+            metric=METRICS[name],
+            value=value,
+            interval=_interval(name, value, full, result.total),
+            total=result.total,
+            answers=_answers(full, result) if name == "accuracy" else None,
+        )
+        for name, value in metric_values(result).items()
+    }
+    order = list(record.spec.data.judged_by)
+    return dict(
+        sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+    )
+
+
+def metric_values(evaluation: Evaluation) -> dict[str, float]:
+    """Metric -> value, of any evaluation; what records of before format 3 only counted is worked out."""
+    counts = {"accuracy": evaluation.correct, "exact_match": evaluation.exact_matches}
+    total = evaluation.total
+    values = {name: count / total for name, count in counts.items() if count is not None and total > 0}
+    values |= evaluation.metrics
+    return {name: value for name, value in values.items() if name in METRICS and math.isfinite(value)}
+
+
+def _interval(name: str, value: float, full: FullResult, total: int) -> Interval | None:
+    if name in ("accuracy", "exact_match"):
+        return wilson_interval(min(value * total, total), total)
+    ends = full.intervals.get(name)
+    if ends is None or not all(map(math.isfinite, ends)):
+        return None
+    return Interval(low=ends[0], high=ends[1])
+
+
+def _answers(full: FullResult, result: Evaluation) -> int | None:
+    """The answers, unless they aren't those of this evaluation."""
+    try:
+        answers = int(full.correct_bits or "", 16)
+    except ValueError:
+        return None
+    fits = answers.bit_length() <= result.total and answers.bit_count() == result.correct
+    return answers if fits else None
 
 
 def epoch_time_s(full: FullResult | None) -> float | None:

@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peprof.results.figures import ShortFigures, accuracy_figures, epoch_time_s, short_figures
-from peprof.results.record import Failure, RunRecord, Status
-from peprof.results.statistics import Interval, Quartiles, median, wilson_interval
+from peprof.results.figures import ShortFigures, epoch_time_s, metric_figures, short_figures
+from peprof.results.paired import Tested
+from peprof.results.progress_curves import Curve, Reached, curve_of
+from peprof.results.record import Evaluation, Failure, FullResult, RunRecord, Status
+from peprof.results.scores import Score, noise_of_seeds, score_of, with_noise_of_seeds
+from peprof.results.statistics import Quartiles, median
+from peprof.suite.metrics import METRICS, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,26 +27,22 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """Accuracy over the seeds of a row.
+class AgainstReference:
+    """By how much a row's deciding metric differs from the reference's.
 
     Args:
-        value: mean over the seeds, between 0 and 1.
-        interval: 95 % Wilson interval of the mean at ``total`` rows. Seeds share the validation rows, so more
-            of them make it no narrower.
-        total: validation rows.
-        by_seed: seed -> its accuracy.
-        exact_match: share of the answers, mean over the seeds, that are written exactly as the right word;
-            ``None`` where nothing is written.
-        invalid: the same for those that are no class's word.
+        value: this row less the reference, over the seeds that both have.
+        seeds: that both have.
+        tested: with what result; ``None`` where nothing can be tested.
+        adjusted_p: the p-value, adjusted by Holm for all rows of the table that were tested.
+        untested_because: ``None`` where something was tested.
     """
 
     value: float
-    interval: Interval
-    total: int
-    by_seed: Mapping[int, float]
-    exact_match: float | None = None
-    invalid: float | None = None
+    seeds: int
+    tested: Tested | None = None
+    adjusted_p: float | None = None
+    untested_because: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +59,29 @@ class Row:
         options: the method's options.
         outcomes: one a run, in order of the seeds.
         trainable_backbone, trainable_head: parameters.
+        metric: what decides which row is better.
+        scores: over the seeds, by metric; the deciding one first where it is known.
+        exact_match: share of the answers, mean over the seeds, that are written exactly as the right word;
+            ``None`` where nothing is written.
+        invalid: the same for those that are no class's word.
+        curves: of the deciding metric on the way, one a finished seed.
         measured_steps: the fewest of any seed.
         asked_steps: what the suite asked to measure.
         stopped_by_time: ``short.max_seconds`` ended the timing pass of at least one seed.
         outlier_steps: over all seeds.
         first_step_slow: of at least one seed.
-        memory_ratio, step_ratio: to the row of full fine-tuning in the same table.
-        best: names of the fields in which this row is the table's best.
-        on_front: on the Pareto front of memory and accuracy; ``None`` where there is no front.
-        within_noise: the accuracy's interval overlaps that of the best one; false for the best itself.
+        run_peak_bytes: highest memory of a whole training.
+        run_peak_source: who counted it.
+        energy_j: of all training steps of one training.
+        joules_per_sample: of training.
+        memory_ratio, step_ratio: to the reference's row in the same table.
+        best: names of the fields and metrics in which this row is the table's best.
+        on_front: on the Pareto front of memory and the deciding metric; ``None`` where there is no front.
+        within_noise: the deciding metric wasn't shown to differ from that of the best row; false for the best
+            itself.
+        next_within_noise: the name of the next better row, where it wasn't shown to differ from that one.
+        against: the reference; ``None`` for the reference itself, and where one of both has no value.
+        reached: when the target was; ``None`` where there is no target or no training.
         warnings: of all runs, without repetition.
     """
 
@@ -78,7 +92,11 @@ class Row:
     outcomes: tuple[Outcome, ...]
     trainable_backbone: int | None
     trainable_head: int | None
-    accuracy: Accuracy | None
+    metric: Metric
+    scores: Mapping[str, Score]
+    exact_match: float | None
+    invalid: float | None
+    curves: tuple[Curve, ...]
     peak_allocated_bytes: int | None
     peak_reserved_bytes: int | None
     step: Quartiles | None
@@ -97,12 +115,29 @@ class Row:
     evaluation_time_s: float | None
     epoch_time_s: float | None
     checkpoint_bytes: int | None
+    run_peak_bytes: int | None
+    run_peak_source: str | None
+    energy_j: float | None
+    joules_per_sample: float | None
     memory_ratio: float | None = None
     step_ratio: float | None = None
     best: frozenset[str] = frozenset()
     on_front: bool | None = None
     within_noise: bool = False
+    next_within_noise: str | None = None
+    against: AgainstReference | None = None
+    reached: Reached | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> Score | None:
+        """By the deciding metric; ``None`` where no training was finished."""
+        return self.scores.get(self.metric.name)
+
+    @property
+    def accuracy(self) -> Score | None:
+        """Share of right answers, whether it decides or not; ``None`` where nothing is right or wrong."""
+        return self.scores.get("accuracy")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -134,14 +169,26 @@ class Row:
 
 
 def make_rows(records: Iterable[RunRecord]) -> list[Row]:
-    """One row for all runs that differ in nothing but the seed."""
+    """One row for all runs that differ in nothing but the seed.
+
+    Args:
+        records: that may be compared: what seeds add to a score's noise is estimated from all of them.
+    """
     by_work: dict[str, list[RunRecord]] = {}
     for record in records:
         work = record.spec.model_copy(update={"seed": 0}).run_id
         by_work.setdefault(work, []).append(record)
     rows = [_row(sorted(runs, key=lambda run: run.spec.seed)) for runs in by_work.values()]
+    noise = noise_of_seeds(row.accuracy for row in rows if row.accuracy)
     variants = _variants([runs[0] for runs in by_work.values()])
-    return [replace(row, variant=variant) for row, variant in zip(rows, variants, strict=True)]
+    return [
+        replace(
+            row,
+            variant=variant,
+            scores={name: with_noise_of_seeds(score, noise) for name, score in row.scores.items()},
+        )
+        for row, variant in zip(rows, variants, strict=True)
+    ]
 
 
 def _variants(records: Sequence[RunRecord]) -> list[str]:
@@ -184,6 +231,7 @@ def _row(runs: Sequence[RunRecord]) -> Row:
     shorts = [figures for run in runs if (figures := short_figures(run.short))]
     memories = [run.short.memory for run in runs if run.short and run.short.memory]
     fulls = [run.full for run in runs if run.status == "ok" and run.full]
+    peaks = [full.peak for full in fulls if full.peak]
     return Row(
         label=spec.method.label,
         variant="",
@@ -195,7 +243,11 @@ def _row(runs: Sequence[RunRecord]) -> Row:
         ),
         trainable_backbone=counts.trainable_backbone if counts else None,
         trainable_head=counts.trainable_head if counts else None,
-        accuracy=_accuracy(runs),
+        metric=METRICS[spec.data.judged_by[0]],
+        scores=_scores(runs),
+        exact_match=_mean(_written_share(full, lambda last: last.exact_matches) for full in fulls),
+        invalid=_mean(_written_share(full, lambda last: last.invalid) for full in fulls),
+        curves=tuple(curve for run in runs if (curve := curve_of(run))),
         peak_allocated_bytes=_middle_bytes(memory.peak_allocated_bytes for memory in memories),
         peak_reserved_bytes=_middle_bytes(memory.peak_reserved_bytes for memory in memories),
         step=_middle_quartiles(shorts, lambda short: short.step),
@@ -214,6 +266,10 @@ def _row(runs: Sequence[RunRecord]) -> Row:
         evaluation_time_s=_middle(full.evaluation_time_s for full in fulls),
         epoch_time_s=_middle(epoch_time_s(full) for full in fulls),
         checkpoint_bytes=_middle_bytes(full.checkpoint_bytes for full in fulls),
+        run_peak_bytes=_middle_bytes(peak.peak_bytes for peak in peaks),
+        run_peak_source=peaks[0].source if peaks else None,
+        energy_j=_middle(full.energy_j for full in fulls),
+        joules_per_sample=_middle(_joules_per_sample(run) for run in runs),
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
     )
 
@@ -241,20 +297,28 @@ def _middle_quartiles(
     )
 
 
-def _accuracy(runs: Sequence[RunRecord]) -> Accuracy | None:
-    known = [(run.spec.seed, found) for run in runs if (found := accuracy_figures(run))]
-    if not known:
+def _scores(runs: Sequence[RunRecord]) -> dict[str, Score]:
+    """By metric; of each over the seeds that know it."""
+    found = [(run.spec.seed, metric_figures(run)) for run in runs]
+    names = dict.fromkeys(name for _, figures in found for name in figures)
+    return {
+        name: score_of([(seed, figures[name]) for seed, figures in found if name in figures])
+        for name in names
+    }
+
+
+def _written_share(full: FullResult, count: Callable[[Evaluation], int | None]) -> float | None:
+    last = full.result
+    counted = count(last) if last is not None else None
+    return counted / last.total if last is not None and counted is not None and last.total else None
+
+
+def _joules_per_sample(run: RunRecord) -> float | None:
+    full, data = run.full, run.data
+    if run.status != "ok" or full is None or full.energy_j is None or data is None:
         return None
-    value = sum(found.value for _, found in known) / len(known)
-    total = min(found.total for _, found in known)
-    return Accuracy(
-        value=value,
-        interval=wilson_interval(min(value * total, total), total),
-        total=total,
-        by_seed={seed: found.value for seed, found in known},
-        exact_match=_mean(found.exact_match for _, found in known),
-        invalid=_mean(found.invalid for _, found in known),
-    )
+    samples = full.epochs * data.train_rows
+    return full.energy_j / samples if samples > 0 else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

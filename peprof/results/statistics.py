@@ -87,7 +87,9 @@ def quartiles(values: Sequence[float]) -> Quartiles:
     return Quartiles(q1=q1, median=middle, q3=q3)
 
 
-def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) -> Interval:
+def wilson_interval(
+    successes: float, trials: float, *, confidence: float = 0.95, quantile: float | None = None
+) -> Interval:
     """Interval for a proportion that stays within 0 to 1 and holds its level near the ends.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference", without
@@ -95,8 +97,11 @@ def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) 
 
     Args:
         successes: how many of the trials; a fraction where it is a mean over seeds.
-        trials: at least 1.
+        trials: at least 1; a fraction where it is how many independent ones would be as informative (Korn &
+            Graubard 1998, "Confidence intervals for proportions with small expected number of positive
+            counts estimated from survey data").
         confidence: between 0 and 1, exclusive.
+        quantile: in place of the normal distribution's, where the spread itself is an estimate.
 
     Raises:
         ValueError: ``trials`` below 1, or ``successes`` outside 0 to ``trials``.
@@ -105,7 +110,7 @@ def wilson_interval(successes: float, trials: int, *, confidence: float = 0.95) 
         raise ValueError(f"a proportion needs at least one trial, not {trials}")
     if not 0 <= successes <= trials:
         raise ValueError(f"successes must lie between 0 and {trials}, not {successes}")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = quantile if quantile is not None else NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / trials
     shrink = 1 + z * z / trials
     middle = (share + z * z / (2 * trials)) / shrink

@@ -30,6 +30,7 @@ batch 16 × 64 tokens · float32 · sdpa · 6L-768d-12h-3072ff-30522v · 3 epoch
 - ◆ Pareto front: no other row has both less memory and better accuracy.
 - Accuracy is the mean of 3 seeds. ± is the 95 % Wilson interval at 872 validation rows.
 - ≈ within noise of the best accuracy: the intervals overlap.
+- Not shown to differ from the next better row either: lst from ia3, head from lst.
 - Ratios (x) are to full fine-tuning.
 - Step times are medians of 5 measured steps.
 - bitfit, seeds 0, 1: out of memory in 'short: warm-up', asked for 2.00 GiB: out of memory → Take a smaller batch: --set train.batch_size=8

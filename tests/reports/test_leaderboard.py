@@ -47,6 +47,7 @@ def test_a_wide_terminal_shows_all_columns():
  ◆ Pareto front: no other row has both less memory and better accuracy.
  Accuracy is the mean of 3 seeds. ± is the 95 % Wilson interval at 872 validation rows.
  ≈ within noise of the best accuracy: the intervals overlap.
+ Not shown to differ from the next better row either: lst from ia3, head from lst.
  Ratios (x) are to full fine-tuning.
  Step times are medians of 5 measured steps.
  bitfit, seeds 0, 1: out of memory in 'short: warm-up', asked for 2.00 GiB: out of memory → Take a smaller batch: --set train.batch_size=8
@@ -76,6 +77,8 @@ def test_a_narrow_terminal_leaves_out_what_matters_least_and_breaks_no_word():
  Accuracy is the mean of 3 seeds. ± is the 95 % Wilson interval at 872
  validation rows.
  ≈ within noise of the best accuracy: the intervals overlap.
+ Not shown to differ from the next better row either: lst from ia3, head from
+ lst.
  Ratios (x) are to full fine-tuning.
  Step times are medians of 5 measured steps.
  Too narrow for: trainable, samples. Widen the terminal, or choose with
@@ -287,4 +290,4 @@ def test_an_unknown_column_is_refused_with_a_guess():
     ):
         with pytest.raises(UsageError, match=r"no column 'memori'. Did you mean 'memory'\?") as caught:
             call()
-        assert caught.value.hint.startswith("Columns: method, trainable, accuracy, memory")
+        assert caught.value.hint.startswith("Columns: method, trainable, accuracy, metric")

@@ -323,7 +323,7 @@ def test_without_accuracy_rows_are_ordered_by_memory_and_have_no_front():
     )
     assert names(board) == ["head", "lora", "full"]
     assert {row.on_front for row in board.rows} == {None}
-    assert not board.has_accuracy
+    assert not board.has_score
 
 
 def test_several_rows_of_full_take_the_one_called_full_as_measure():
