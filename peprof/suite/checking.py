@@ -21,6 +21,7 @@ from peprof.suite.overriding import (
     labels_of,
     leaves,
 )
+from peprof.suite.planning import NOT_DECIDING
 from peprof.suite.schema import (
     METHOD_FIELDS,
     TEXT_TO_TEXT_KEYS,
@@ -55,9 +56,11 @@ class Checker:
     def check(self, tree: Tree) -> Suite | None:
         """The suite without its overlay; ``None`` where there are faults (see ``faults``)."""
         head = self._head(tree)
-        sections = {name: self._section(name, tree) for name in SECTIONS}
+        tables = self._data_tables(tree)
+        sections = {name: self._section(name, tree) for name in SECTIONS if name != "data" or not tables}
         methods = self._methods(tree.get("methods"))
         matrix = self._matrix(tree)
+        sections.update({"data": matrix["data"][0]} if matrix.get("data") else {})
         if self.faults or head is None:
             return None
         parts = {name: part for name, part in sections.items() if part is not None}
@@ -109,6 +112,8 @@ class Checker:
         if section == "data" and isinstance(table.get("path"), str):
             splits = [table.get("train_split", "train"), table.get("validation_split", "validation")]
             names = [split for split in splits if isinstance(split, str)]
+            if isinstance(table.get("subset"), str):
+                table["path"] = str(Path(table["path"]) / table.pop("subset"))
             table["path"], faults = data_directory(
                 table["path"], splits=names, roots=self.roots, key="data.path"
             )
@@ -185,7 +190,9 @@ class Checker:
         for key, values in leaves(table):
             right = isinstance(values, list) and values
             before = len(self.faults)
-            if key.startswith("methods."):
+            if key == "data":
+                axes[key] = self._data_axis(tree) if right else ()
+            elif key.startswith("methods."):
                 axes[key] = self._method_axis(key, values if right else [], tree)
             else:
                 axes[key] = self._section_axis(key, values if right else [], tree)
@@ -194,7 +201,7 @@ class Checker:
                     Fault(
                         key=f"matrix.{key}",
                         problem=f"found {show(values)}",
-                        expected="a list of one or more values",
+                        expected=f"a list of one or more {'tables' if key == 'data' else 'values'}",
                     )
                 )
         if {"data.name", "data.path"} <= axes.keys():
@@ -207,11 +214,38 @@ class Checker:
             )
         return axes
 
+    def _data_tables(self, tree: Tree) -> list[Any]:
+        """What a matrix lays over ``[data]``; nothing where the two aren't tables."""
+        matrix = tree.get("matrix")
+        tables = matrix.get("data") if isinstance(matrix, dict) else None
+        return tables if isinstance(tables, list) and isinstance(tree.get("data"), dict) else []
+
+    def _data_axis(self, tree: Tree) -> tuple[Any, ...]:
+        """Whole data sets, each said as what differs from ``[data]``: its columns, its task, its metrics."""
+        found = []
+        for index, table in enumerate(self._data_tables(tree)):
+            place = f"matrix.data[{index}]"
+            if not isinstance(table, dict):
+                problem, expected = f"found {show(table)}", 'a table like {subset = "rte"}'
+                self.faults.append(Fault(key=place, problem=problem, expected=expected))
+                continue
+            whole = {**tree["data"], **table}
+            if ("name" in table) != ("path" in table):  # the one replaces the other
+                whole.pop("path" if "name" in table else "name", None)
+            checker = Checker(methods=self.methods, roots=self.roots)
+            part = checker._section("data", {"data": whole})
+            for fault in checker.faults:
+                own = any(concerns(fault, f"data.{key}") for key in table)
+                moved = renamed(fault, "data", place) if own else fault
+                self.faults += [moved] if moved not in self.faults else []
+            found.append(part)
+        return tuple(found)
+
     def _section_axis(self, key: str, values: Sequence[Any], tree: Tree) -> tuple[Any, ...]:
         section, _, name = key.partition(".")
         allowed = [item for item in SECTION_KEYS if item.partition(".")[0] in _MATRIX_SECTIONS]
-        allowed.remove("train.seeds")
-        allowed.remove("train.save_adapter")  # it makes no other run
+        for other in NOT_DECIDING:  # they make no other run
+            allowed.remove(f"train.{other}")
         allowed.remove("data.task")  # another task is another suite: its texts, words and scores differ
         if key not in allowed:
             known_section = section in _MATRIX_SECTIONS and name
@@ -235,7 +269,7 @@ class Checker:
             said = data if section == "data" and isinstance(data, dict) else {}
             if key == "data.path":
                 table = {"path": value, **{item: said[item] for item in said if item.endswith("_split")}}
-            elif name in TEXT_TO_TEXT_KEYS:  # what they may be depends on the task
+            elif name in (*TEXT_TO_TEXT_KEYS, "metrics"):  # what they may be depends on the task
                 task = {item: said[item] for item in ("task", *TEXT_TO_TEXT_KEYS) if item in said}
                 table = {**table, **task, name: value}
             checker = Checker(methods=self.methods, roots=self.roots)

@@ -210,7 +210,8 @@ def _named_by_origin(fault: Fault, origins: Mapping[str, Override]) -> Fault:
         if concerns(fault, key):
             named = renamed(fault, key, override.named())
             section = override.key.rpartition(".")[0]
-            if named.problem.startswith("unknown key") and named.suggestion and "." not in named.suggestion:
+            unknown = fault.key == key and named.problem.startswith("unknown key")
+            if unknown and named.suggestion and "." not in named.suggestion:
                 named = replace(named, suggestion=f"{section}.{named.suggestion}")
             return named
     return fault

@@ -2,7 +2,9 @@
 
 Both address a value by a dotted key: ``train.batch_size``, ``phases``, ``methods.LABEL.option``,
 ``matrix.train.batch_size``. What is laid over replaces what stood in its way: ``data.path`` removes
-``data.name`` (and the other way round), and a key that is set has no matrix of values any more.
+``data.name`` (and the other way round), and a key that is set has no matrix of values any more. Of a matrix
+of data tables those stay that have the value, ``data.subset=rte``; if none has, all stay, without the key.
+Another ``data.name`` is another collection: the tables say nothing of it.
 """
 
 from __future__ import annotations
@@ -128,7 +130,10 @@ def lay_over(tree: Tree, overrides: Sequence[Override]) -> tuple[Tree, list[Faul
     faults: list[Fault] = []
     origins: dict[str, Override] = {}
     given = {(override.origin, override.key) for override in overrides}
-    for override in overrides:
+    for place, override in enumerate(overrides):
+        later = {other.key for other in overrides[place + 1 :] if other.origin != override.origin}
+        if override.key == "data.name" and "data.path" in later:
+            continue  # or it would take tables away that may be meant for the path
         for replaced in _REPLACES.get(override.key, ()):
             if (override.origin, replaced) not in given:
                 _remove(tree, replaced)
@@ -150,6 +155,8 @@ def _lay(tree: Tree, override: Override, origins: dict[str, Override]) -> Fault 
             table[name] = override.value
             origins[key] = override
         _remove_axis(tree, key)
+        if section == "data":
+            _narrow_tables(tree, name, override.value)
     elif section == "matrix" and name and override.origin == "--set":
         _remove_axis(tree, name)
         if isinstance(tree.setdefault("matrix", {}), dict):
@@ -213,3 +220,19 @@ def _remove_axis(tree: Tree, key: str) -> None:
     matrix = tree.get("matrix")
     if isinstance(matrix, dict):
         tree["matrix"] = {axis: values for axis, values in leaves(matrix) if axis != key}
+
+
+def _narrow_tables(tree: Tree, name: str, value: Any) -> None:
+    """Lays a key of ``[data]`` over a matrix of such tables."""
+    matrix = tree.get("matrix")
+    tables = matrix.get("data") if isinstance(matrix, dict) else None
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        return  # none, or not as it should be: that fault is reported
+    assert isinstance(matrix, dict)
+    same = [table for table in tables if name in table and table[name] == value]
+    if same:
+        matrix["data"] = same
+    elif name == "name":
+        del matrix["data"]
+    else:
+        matrix["data"] = [{key: table[key] for key in table if key != name} for table in tables]

@@ -67,7 +67,7 @@ class RunSpec(Part):
         decides = self.model_dump(mode="json", exclude={"suite", "limits", "offline_reason", "seed"})
         if self.content is None:
             decides.pop("content")
-        for name in _NOT_DECIDING:
+        for name in NOT_DECIDING:
             decides["train"].pop(name)
         for name in ("label", "learning_rate", "weight_decay"):
             decides["method"].pop(name)
@@ -83,7 +83,7 @@ class RunSpec(Part):
         return f"{self.method.label}-s{self.seed}-{digest}"
 
 
-_NOT_DECIDING = ("seeds", "target", "checkpoint_every_seconds", "save_adapter")
+NOT_DECIDING = ("seeds", "target", "checkpoint_every_seconds", "save_adapter")
 """Keys of ``train`` that change no result: other runs' seeds, what is kept of a run, what is said of it."""
 
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
@@ -184,7 +184,11 @@ def _points(suite: Suite) -> Iterator[dict[str, Any]]:
     axes = {key: values for key, values in suite.matrix.items() if not key.startswith("methods.")}
     for combination in itertools.product(*axes.values()):
         point: dict[str, Any] = {name: getattr(suite, name) for name in ("model", "data", "train", "short")}
-        for key, value in zip(axes, combination, strict=True):
+        # Whole tables first: the other keys vary what is in them.
+        for key, value in sorted(zip(axes, combination, strict=True), key=lambda item: item[0] != "data"):
+            if key == "data":
+                point["data"] = value
+                continue
             section, _, name = key.partition(".")
             changes = {name: value}
             if key in ("data.name", "data.path"):  # the one replaces the other

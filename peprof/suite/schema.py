@@ -82,7 +82,7 @@ class DataConfig(Part):
     Args:
         name: hub id, or ``peprof/reviews`` (embedded).
         path: a directory with ``train`` and ``validation`` as .tsv, .csv, .jsonl or .parquet.
-        subset: a hub data set's configuration name.
+        subset: a hub data set's configuration name; with ``path``, a directory in that one.
         text: the column with the text, or the two columns of a sentence pair, or (language-modelling) of a
             prompt and its completion: only the completion is learned.
         label: the column with the class, or (regression) the number.
@@ -139,7 +139,7 @@ class DataConfig(Part):
     def _of_text_to_text(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
         default = cls.model_fields[info.field_name].default
-        if info.data.get("task") != "text-to-text" and value != default:
+        if info.data.get("task", "text-to-text") != "text-to-text" and value != default:
             raise ValueError('nothing here, or task = "text-to-text"')
         return value
 
@@ -312,7 +312,7 @@ class Suite(SuiteHead):
 
     Args:
         methods: at least one; labels are unique.
-        matrix: dotted key -> values; every combination is run.
+        matrix: dotted key -> values; every combination is run. ``data`` -> whole ``[data]`` tables.
         offline: a nested table laid over the suite when the hub can't be reached and nothing is cached;
             ``None`` where there is none, or where it has been laid over.
     """

@@ -77,7 +77,8 @@ CASES = [
         "a task that isn't known",
         HEAD + MODEL + DATA + 'task = "text2text"\n' + METHODS,
         [
-            'data.task: found "text2text", a string; expected one of "classification", "text-to-text". '
+            'data.task: found "text2text", a string; expected one of "classification", "regression", '
+            '"text-to-text", "language-modelling". '
             "Did you mean 'text-to-text'?"
         ],
     ),
@@ -156,8 +157,10 @@ CASES = [
         WHOLE + "[train]\nlerning_rate = 0.1\n",
         [
             "train.lerning_rate: unknown key (found 0.1); expected one of batch_size, epochs, max_steps, "
-            "learning_rate, weight_decay, optimizer, schedule, warmup_fraction, max_grad_norm, seeds, "
-            "evaluate_every_steps, evaluation_batch_size, save_adapter. Did you mean 'learning_rate'?"
+            "learning_rate, weight_decay, optimizer, optimizer_options, schedule, warmup_fraction, "
+            "max_grad_norm, gradient_accumulation_steps, autocast, seeds, evaluate_every_steps, "
+            "evaluation_batch_size, group_by_length, max_seconds, keep, early_stopping_patience, "
+            "target, checkpoint_every_seconds, save_adapter. Did you mean 'learning_rate'?"
         ],
     ),
     (
@@ -341,8 +344,10 @@ CASES = [
         [
             "matrix.train.save_adapter: can't be varied here; expected one of train.batch_size, "
             "train.epochs, train.max_steps, train.learning_rate, train.weight_decay, train.optimizer, "
-            "train.schedule, train.warmup_fraction, train.max_grad_norm, train.evaluate_every_steps, "
-            "train.evaluation_batch_size"
+            "train.optimizer_options, train.schedule, train.warmup_fraction, train.max_grad_norm, "
+            "train.gradient_accumulation_steps, train.autocast, train.evaluate_every_steps, "
+            "train.evaluation_batch_size, train.group_by_length, train.max_seconds, train.keep, "
+            "train.early_stopping_patience"
         ],
     ),
     (
@@ -401,15 +406,14 @@ CASES = [
     ("overlay not a table", "offline = true\n" + WHOLE, ["offline: found true; expected a table [offline]"]),
     (
         "several at once, in every table",
-        'nmae = "a"\n[model]\nname = ""\n[data]\nmax_length = 1\nname = "x"\n[train]\noptimizer = "adam"\n'
+        'nmae = "a"\n[model]\nname = ""\n[data]\nmax_length = 1\nname = "x"\n[train]\noptimizer = "adm"\n'
         '[[methods]]\nname = "ful"\n[[methods]]\nname = "lora"\ndropout = "x"\n',
         [
             "nmae: unknown key; ",
             "name: is missing; ",
             'model.name: found "", a string; expected a string that is not empty',
             "data.max_length: found 1; expected an integer >= 4 and <= 1000000",
-            'train.optimizer: found "adam", a string; expected one of "adamw", "sgd". '
-            "Did you mean 'adamw'?",
+            'train.optimizer: found "adm", a string; expected one of "adamw", "adam", ',
             "methods[0] (ful).name: there is no method 'ful'; ",
             'methods[1] (lora).dropout: found "x", a string; expected a number, or "none"',
         ],

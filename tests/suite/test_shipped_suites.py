@@ -129,3 +129,27 @@ def test_klst_table_has_the_eight_published_rows() -> None:
     assert [options[label]["window"] for label in ("5-lst", "9-lst")] == [5, 9]
     assert {options[label]["fusion"] for label in ("5-lst", "9-lst")} == {"window"}
     assert options["last_layers"]["count"] == 3
+
+
+def test_glue_has_nine_tasks_each_with_its_own_columns_and_metrics() -> None:
+    found = by_name("glue")
+    tasks = {spec.data.subset: spec.data for spec in plan(found.suite, device="cuda")}
+    assert {name: (data.text, data.judged_by) for name, data in tasks.items()} == {
+        "cola": (("sentence",), ("matthews",)),
+        "sst2": (("sentence",), ("accuracy",)),
+        "mrpc": (("sentence1", "sentence2"), ("f1", "accuracy")),
+        "stsb": (("sentence1", "sentence2"), ("pearson_spearman", "pearson", "spearman")),
+        "qqp": (("question1", "question2"), ("f1", "accuracy")),
+        "mnli": (("premise", "hypothesis"), ("accuracy",)),
+        "qnli": (("question", "sentence"), ("accuracy",)),
+        "rte": (("sentence1", "sentence2"), ("accuracy",)),
+        "wnli": (("sentence1", "sentence2"), ("accuracy",)),
+    }
+    assert {data.name for data in tasks.values()} == {"nyu-mll/glue"}
+    assert [name for name, data in tasks.items() if data.task == "regression"] == ["stsb"]
+    splits = {name: data.validation_split for name, data in tasks.items()}
+    assert splits.pop("mnli") == "validation_matched" and set(splits.values()) == {"validation"}
+    assert len(plan(found.suite, device="cuda")) == 9 * len(found.suite.methods)
+    offline = found.offline
+    assert offline is not None and (offline.data.name, offline.model.weights) == ("peprof/reviews", "random")
+    assert len(plan(offline, device="cpu")) == len(offline.methods), "one data set, not nine"
