@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol, TypeVar
@@ -217,6 +217,14 @@ class Device(ABC):
     @abstractmethod
     def peak_meter(self) -> PeakMeter:
         """A meter that begins now. Where the device counts itself its count starts anew: one at a time."""
+
+    def get_ready(self) -> None:
+        """Settles what a process decides once, at its first work. To be called before any."""
+        return
+
+    def deterministic(self) -> AbstractContextManager[None]:
+        """In it the same work with the same random numbers gives the same values, where there is a way."""
+        return nullcontext()
 
     def energy_j(self) -> float | None:
         """Joules that the device has taken since some moment before: only differences mean something.

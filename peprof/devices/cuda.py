@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from types import ModuleType, TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from peprof.devices import nvml
+from peprof.devices import cuda_determinism, nvml
 from peprof.devices.base import (
     Device,
     DeviceBytes,
@@ -208,6 +209,14 @@ class CudaDevice(Device):
     @override
     def peak_meter(self) -> AllocatorPeakMeter:
         return AllocatorPeakMeter(self._cuda, self.torch_device)
+
+    @override
+    def get_ready(self) -> None:
+        cuda_determinism.settle_cublas(self._cuda, self.torch_device)
+
+    @override
+    def deterministic(self) -> AbstractContextManager[None]:
+        return cuda_determinism.deterministic()
 
     @override
     def energy_j(self) -> float | None:

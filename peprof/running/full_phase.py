@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from peprof.devices import Device
-from peprof.results.record import FullResult, Predictions, TrainingHistory
+from peprof.devices import Device, PeakMeter
+from peprof.results.record import Evaluation, FullResult, Predictions, RunPeak, TrainingHistory
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import EncodedSplit
@@ -18,6 +19,11 @@ from peprof.training.trained_state import checkpoint_bytes
 from peprof.training.trainer import Keeper, Trainer
 from peprof.training.training_state import Training
 from peprof.training.watching import TrainingWatcher
+
+SKIPPED_WARNING = (
+    "in {} of {} steps gradients overflowed in float16 and the weights were left as they were, as is usual "
+    "until the scale of the loss is found; bfloat16 needs no scale"
+)
 
 FINAL_STEPS = 50
 """Steps at the end whose mean loss is called the final one."""
@@ -34,6 +40,7 @@ def run_full_phase(
     keep: Callable[[TrainingHistory], None],
     *,
     keep_predictions: Callable[[Predictions], None] = lambda predictions: None,
+    warn: Callable[[str], None] = lambda warning: None,
     watchers: Sequence[TrainingWatcher] = (),
     keeper: Keeper | None = None,
     training: Training | None = None,
@@ -49,10 +56,12 @@ def run_full_phase(
         say: told how far it is.
         keep: given the training's history, also when the training fails after its first step.
         keep_predictions: given the result's answers one by one, if the training comes to its end.
+        warn: told what a reader should know of the training.
         watchers: told what was found, whenever the device is waited for.
         keeper: keeps the training's state now and then.
         training: restored, to go on with; ``None`` starts anew.
     """
+    peak = device.peak_meter()
     trainer = Trainer(
         step,
         spec.train,
@@ -60,16 +69,19 @@ def run_full_phase(
         seed=spec.seed,
         metrics=spec.data.judged_by,
         progress=say,
-        watchers=watchers,
+        watchers=(_PeakWatcher(peak), *watchers),
         keeper=keeper,
         training=training,
     )
     try:
-        found = trainer.train(train, validation)
+        with device.deterministic():
+            found = trainer.train(train, validation)
     finally:
         history = trainer.found.history()
         if history.loss:
             keep(history)
+    if step.steps_skipped:
+        warn(SKIPPED_WARNING.format(step.steps_skipped, found.steps))
     if found.predictions is not None:
         keep_predictions(found.predictions)
     return FullResult(
@@ -89,5 +101,21 @@ def run_full_phase(
         waiting_time_s=found.waiting_time_s,
         checkpoint_time_s=found.checkpoint_time_s,
         resumes=found.resumes,
+        peak=RunPeak(**asdict(peak.result())),
         energy_j=found.energy_j,
     )
+
+
+class _PeakWatcher:
+    """Looks at the memory whenever the training is looked at."""
+
+    def __init__(self, peak: PeakMeter) -> None:
+        self._peak = peak
+
+    def steps(self, first: int, history: TrainingHistory) -> None:
+        """Looks."""
+        self._peak.look()
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Looks."""
+        self._peak.look()

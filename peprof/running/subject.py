@@ -91,6 +91,8 @@ class Subject:
             after_step=partial(method.after_step, model, total_steps=steps)
             if isinstance(method, HasAfterStep)
             else None,
+            parts=spec.train.gradient_accumulation_steps,
+            autocast=spec.train.autocast,
         )
         return Built(
             step=step,

@@ -20,19 +20,17 @@ IGNORED = -100
 """The label of what isn't predicted: no loss is computed there."""
 
 
-def loss_terms(labels: torch.Tensor, *, shifted: bool) -> int | torch.Tensor:
+def loss_terms(labels: torch.Tensor) -> int | torch.Tensor:
     """What a batch's mean loss is a mean over: its examples, or the tokens that are to be predicted.
 
     Args:
-        labels: (batch,), or (batch, length) with ``IGNORED`` where nothing is predicted.
-        shifted: whether each token is predicted from those before it, so that the first never is.
+        labels: (batch,), or (batch, length) with ``IGNORED`` where nothing is predicted, as the first token
+            of a decoder that predicts each from those before it.
 
     Returns:
         Their number, for tokens (), on the labels' device.
     """
-    if labels.ndim == 1:
-        return len(labels)
-    return (labels[:, 1:] if shifted else labels).ne(IGNORED).sum()
+    return len(labels) if labels.ndim == 1 else labels.ne(IGNORED).sum()
 
 
 def cut(inputs: Mapping[str, torch.Tensor], parts: int) -> list[dict[str, torch.Tensor]]:
@@ -47,7 +45,8 @@ class ClassifierStep:
 
     With ``parts`` a batch is cut along its examples, and forward and backward run once for each part: their
     phases are entered several times. The loss of each part is weighted by its share of what the whole batch's
-    loss is a mean over, so the gradients are those of the whole batch.
+    loss is a mean over, so the gradients are those of the whole batch. Each part must have something to
+    predict.
 
     With ``autocast="float16"`` small gradients would become zero, so the loss is scaled and the gradients are
     scaled back before they are clipped (``torch.amp.GradScaler``). A step whose gradients overflow leaves
@@ -88,8 +87,6 @@ class ClassifierStep:
         self._steps_done = 0
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._autocast = AUTOCAST_DTYPES[autocast] if autocast is not None else None
-        config = getattr(model, "config", None)
-        self._shifted = not getattr(config, "is_encoder_decoder", False)
         self._device_type = next(model.parameters()).device.type
         self._scaler = torch.amp.GradScaler(self._device_type) if autocast == "float16" else None
         self._has_stepped = False
@@ -150,7 +147,7 @@ class ClassifierStep:
 
     def _accumulated(self, batch: Batch, mark: Mark) -> torch.Tensor:
         parts = cut(batch.inputs, self._parts)
-        terms = [loss_terms(part["labels"], shifted=self._shifted) for part in parts]
+        terms = [loss_terms(part["labels"]) for part in parts]
         total: Any = sum(terms)
         losses = [
             self._forward_backward(part, mark, term / total, first=number == 0)

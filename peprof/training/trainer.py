@@ -6,20 +6,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
-from peprof.devices import Device, StepTime
+from peprof.devices import Device
 from peprof.errors import PeprofError
 from peprof.events import Progress
 from peprof.results.record import Evaluation
-from peprof.suite.metrics import METRICS
 from peprof.suite.schema import TrainConfig
 from peprof.training.batches import Batch, EncodedSplit
-from peprof.training.best import copied, put_back
+from peprof.training.best import copied, judge, put_back
 from peprof.training.evaluation import evaluate
+from peprof.training.pending import PendingSteps
 from peprof.training.prefetching import prefetch
 from peprof.training.step import ClassifierStep
 from peprof.training.training_state import Training
@@ -83,16 +80,6 @@ class Keeper(Protocol):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pending:
-    """A step whose result is still on the device."""
-
-    loss: torch.Tensor
-    learning_rate: float
-    samples: int
-    real_tokens: int
-
-
 class Trainer:
     """Trains and evaluates, once.
 
@@ -142,8 +129,8 @@ class Trainer:
         self._watchers = watchers
         self._keeper = keeper
         self._clock = device.clock()
-        self._pending: list[_Pending] = []
-        self._norms: list[torch.Tensor] = []
+        self._pending = PendingSteps()
+        self._energy_j: float | None = None
         if training is not None:
             training.resumes += 1
         self.found = training or Training()
@@ -175,6 +162,7 @@ class Trainer:
         total = planned_steps(config, len(train))
         per_epoch = math.ceil(len(train) / config.batch_size)
         self._begin_s = self._flushed_s = self._kept_s = time.perf_counter()
+        self._energy_j = self._device.energy_j()
         self._progress(Progress(phase="full: training", step=found.steps, total=total))
         done = found.steps
         made = self._batches(train, done, total)
@@ -233,14 +221,12 @@ class Trainer:
 
     def _run(self, batch: Batch) -> None:
         learning_rate = self._step.optimizer.param_groups[0]["lr"]
-        loss = self._step(batch, self._clock.mark, self._norms)
-        self._pending.append(
-            _Pending(
-                loss=loss,
-                learning_rate=float(learning_rate),
-                samples=len(batch.inputs["labels"]),
-                real_tokens=batch.real_tokens,
-            )
+        loss = self._step(batch, self._clock.mark, self._pending.norms)
+        self._pending.add(
+            loss,
+            learning_rate=float(learning_rate),
+            samples=len(batch.inputs["labels"]),
+            real_tokens=batch.real_tokens,
         )
 
     def _is_evaluated(self, done: int, epoch_ends: bool) -> bool:
@@ -254,38 +240,18 @@ class Trainer:
         return math.fsum(self.found.step_time_s)
 
     def _flush(self) -> None:
-        """Reads the losses and times of the steps since the last flush, and tells who watches."""
+        """Waits for the device, reads the steps since the last flush, and tells who watches."""
         found = self.found
         before = found.steps
-        times: list[StepTime] = self._clock.drain()
-        pending, norms = self._pending, self._norms
-        self._pending, self._norms = [], []
+        self._pending.read_into(found, self._clock.drain())
         self._flushed_s = time.perf_counter()
-        if not pending:
+        if found.steps == before:
             return
-        values = torch.stack([*(step.loss for step in pending), *norms]).double().tolist()
-        losses = values[: len(pending)]
-        # What follows a loss that is no number tells nothing any more.
-        wrong = next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        known = len(pending) if wrong is None else wrong + 1
-        found.loss += losses[:known]
-        found.gradient_norm += values[len(pending) :][:known]
-        for step, took in zip(pending[:known], times, strict=False):
-            found.learning_rate.append(step.learning_rate)
-            found.samples.append(step.samples)
-            found.real_tokens.append(step.real_tokens)
-            found.step_time_s.append(took.total_s)
-            found.forward_s.append(took.phases_s["forward"])
-            found.backward_s.append(took.phases_s["backward"])
-            found.optimizer_s.append(took.phases_s["optimizer"])
-            if "clip" in took.phases_s:
-                found.clip_s.append(took.phases_s["clip"])
         if self._watchers:
             history = found.history(after=before)
             for watcher in self._watchers:
                 watcher.steps(before + 1, history)
-        if wrong is not None:
-            check_finite(losses[wrong], "training loss", f"at step {found.steps}")
+        check_finite(found.loss[-1], "training loss", f"at step {found.steps}")
 
     def _evaluate(self, validation: EncodedSplit) -> None:
         found = self.found
@@ -320,32 +286,14 @@ class Trainer:
                 energy_j=found.energy_j,
             )
             found.evaluations.append(evaluation)
-            self._judge(evaluation)
+            judge(found, evaluation, self._config, self._metrics[0])
             if found.result_step == evaluation.step:
                 found.predictions = score.predictions
+            # No step follows the last evaluation: its weights stay without a copy.
+            if self._config.keep == "best" and found.best_step == found.steps and found.stopped_by is None:
+                found.kept = copied(self._step.model)
         for watcher in self._watchers:
             watcher.evaluated(evaluation)
-
-    def _judge(self, evaluation: Evaluation) -> None:
-        """Sees whether this evaluation is the best so far, and whether patience ends."""
-        found, config = self.found, self._config
-        name = self._metrics[0]
-        sign = 1 if METRICS[name].higher_is_better else -1
-        value, best = evaluation.metrics[name], found.best
-        # Not a number is better than nothing else, nor is anything better than it.
-        if not math.isnan(value) and (best is None or sign * value > sign * best.metrics[name]):
-            found.best_step, found.without_gain = evaluation.step, 0
-            found.kept = {}
-        else:
-            found.without_gain += 1
-        if config.keep == "last" or found.best_step in (None, evaluation.step):
-            found.result_step = evaluation.step
-        patience = config.early_stopping_patience
-        if found.stopped_by is None and patience is not None and found.without_gain >= patience:
-            found.stopped_by = "early_stopping"
-        # No step follows the last evaluation: its weights stay without a copy.
-        if config.keep == "best" and found.best_step == evaluation.step and found.stopped_by is None:
-            found.kept = copied(self._step.model)
 
     def _keep_if_due(self) -> None:
         if self._keeper is None or not self._keeper.due(time.perf_counter() - self._kept_s):
@@ -359,11 +307,21 @@ class Trainer:
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """What is done in it belongs to no training step."""
+        """What is done in it belongs to no training step; to be entered when all steps are done."""
         begin = time.perf_counter()
+        self._note_energy()
         yield
+        self._energy_j = self._device.energy_j()
         self._aside_s += time.perf_counter() - begin
         self._flushed_s = time.perf_counter()
+
+    def _note_energy(self) -> None:
+        """Adds the joules since training went on last."""
+        found, now = self.found, self._device.energy_j()
+        if found.energy_j is None or now is None or self._energy_j is None:
+            found.energy_j = None
+        else:
+            found.energy_j += now - self._energy_j
 
     def _note_wall_time(self) -> None:
         self.found.wall_time_s = self._wall_before_s + time.perf_counter() - self._begin_s

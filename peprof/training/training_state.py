@@ -72,6 +72,16 @@ class Training:
         return len(self.loss)
 
     @property
+    def by_phase(self) -> dict[str, list[float]]:
+        """Seconds step by step, by the phase's name."""
+        return {
+            "forward": self.forward_s,
+            "backward": self.backward_s,
+            "clip": self.clip_s,
+            "optimizer": self.optimizer_s,
+        }
+
+    @property
     def best(self) -> Evaluation | None:
         """The evaluation with the best first metric so far."""
         return next((one for one in self.evaluations if one.step == self.best_step), None)
