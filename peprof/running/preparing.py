@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 import torch
 
@@ -21,6 +22,7 @@ from peprof.training.data import load_data
 from peprof.training.embedded import tiny
 from peprof.training.optimizers import check_training
 from peprof.training.sources import EMBEDDED_MODEL, Answer, check_sources, go_offline, model_needs_hub
+from peprof.training.tasks import encode, tokenizer_texts
 from peprof.training.text_to_text import make_targets
 
 
@@ -52,12 +54,41 @@ def prepare(loaded: LoadedSuite, *, device: str, fetch: bool, say: Say) -> Prepa
     _check_words(loaded.source, specs, fetched=fetch)
     if fetch and any(_is_embedded(spec) for spec in specs):
         tiny.ensure_pretrained(say)
+    if fetch:
+        _tokenize(loaded.source, specs, say)
     return Prepared(
         specs=tuple(_with_content(spec, facts[spec.data.model_dump_json()]) for spec in specs),
         slots=_slots(resolved),
         offline_reason=offline_reason,
         environment=describe_environment(open_device(resolved)),
     )
+
+
+def _tokenize(source: str, specs: tuple[RunSpec, ...], say: Say) -> None:
+    """Has all token ids that full phases need in the cache: no run makes them, so none is slower for it.
+
+    The embedded model's examples are few; its first run makes them.
+
+    Raises:
+        SuiteError: an example can't be encoded for the task.
+    """
+    cases = {
+        (spec.model.name, spec.model.revision, spec.model.weights, spec.data.model_dump_json()): spec
+        for spec in specs
+        if "full" in spec.phases and not _is_embedded(spec)
+    }
+    for spec in cases.values():
+        say(Progress(phase=f"setup: tokenizing {spec.data.path or spec.data.name}"))
+        data = load_data(spec.data, source=source)
+        tokenizer, geometry = load_tokenizer(
+            spec.model,
+            texts=partial(tokenizer_texts, data.train, spec.data),
+            words=spec.data.verbalizers,
+            source=source,
+            task=spec.data.task,
+        )
+        for split in (data.train, data.validation):
+            encode(split, spec.data, tokenizer, geometry, source=source).make_ready()
 
 
 def _is_embedded(spec: RunSpec) -> bool:

@@ -36,6 +36,9 @@ VERSION: Final = 1
 MAX_BYTES: Final = 2 * 1024**3
 """Of all entries together; what was not used for longest goes first."""
 
+MAX_ENTRIES: Final = 1000
+"""As many small ones take no room, but time to look through."""
+
 _ENDING: Final = ".safetensors"
 _PART: Final = ".part"
 _LOCKS: Final = 16
@@ -132,10 +135,12 @@ class TokenCache:
     Args:
         directory: made when it is first needed.
         max_bytes: of all entries together.
+        max_entries: how many there may be.
     """
 
     directory: Path
     max_bytes: int = MAX_BYTES
+    max_entries: int = MAX_ENTRIES
 
     @classmethod
     def default(cls) -> TokenCache:
@@ -206,13 +211,13 @@ class TokenCache:
                     entries.append((stat.st_mtime, stat.st_size, path))
                 elif path.suffix == _PART and time.time() - stat.st_mtime > _FORGOTTEN_S:
                     path.unlink()
-        total = sum(bytes_ for _, bytes_, _ in entries)
+        total, count = sum(bytes_ for _, bytes_, _ in entries), len(entries)
         for _, bytes_, path in sorted(entries):
-            if total + size <= self.max_bytes:
+            if total + size <= self.max_bytes and count < self.max_entries:
                 return
             with suppress(FileNotFoundError, PermissionError):  # Windows keeps what somebody reads
                 path.unlink()
-                total -= bytes_
+                total, count = total - bytes_, count - 1
 
 
 def _read(entry: Path) -> TokenRows | None:

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from peprof.errors import StoreError, SuiteError
 from peprof.results.store import ResultStore
 from peprof.running.executors.local import Exit, LocalExecutor
+from peprof.running.preparing import prepare
 from peprof.running.runner import run_suite
 from peprof.suite.loading import load_suite
 from peprof.training.geometries import known_config
@@ -74,6 +75,31 @@ def test_what_does_not_fit_the_model_is_a_fault_before_the_first_run(
     for word in words:
         assert word in error.value.message
     assert not ResultStore(tmp_path / "r" / "t").records()
+
+
+def test_texts_are_tokenized_before_the_first_run_and_only_where_they_will_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEPROF_CACHE", str(tmp_path / "cache"))
+    data = local_data(tmp_path / "d", TSV + "a dull film\t0\n")
+    overrides = (f"data.path={data}",)
+    overrides += ("data.train_rows=none", "data.validation_rows=none")
+
+    def entries_after(phases: str, *, fetch: bool, lengths: str) -> tuple[int, list[str]]:
+        path = write_suite(tmp_path, 'name = "head"', 'name = "bitfit"', phases=phases)
+        path.write_text(path.read_text() + f'[matrix]\n"data.max_length" = {lengths}\n')
+        said: list[str] = []
+        loaded = load_suite(path, overrides=overrides)
+        prepare(loaded, device="cpu", fetch=fetch, say=lambda event: said.append(event.phase))
+        found = len(list((tmp_path / "cache" / "tokens").glob("*.safetensors")))
+        return found, [phase for phase in said if "tokenizing" in phase]
+
+    assert entries_after('"short"', fetch=True, lengths="[8]") == (0, [])
+    assert entries_after('"full"', fetch=False, lengths="[8]") == (0, [])
+    once = f"setup: tokenizing {data}"
+    # Two splits, for two methods once; then the same for another length.
+    assert entries_after('"short", "full"', fetch=True, lengths="[8]") == (2, [once])
+    assert entries_after('"full"', fetch=True, lengths="[8, 9]") == (4, [once, once])
 
 
 def save_model(directory: Path, *, weights: bool) -> Path:

@@ -175,6 +175,15 @@ def test_the_entries_that_were_not_used_for_longest_make_room(tmp_path: Path) ->
     assert [path.stem for path in entries(tmp_path)] == keys[1:3]
 
 
+def test_there_are_never_more_entries_than_allowed(tmp_path: Path) -> None:
+    cache = TokenCache(directory=tmp_path, max_entries=2)
+    for number in range(4):
+        cache.get(f"{number:032x}", lambda: rows_of(1))
+        used = time.time() - 100 + number
+        os.utime(tmp_path / f"{number:032x}.safetensors", (used, used))
+    assert [int(path.stem, 16) for path in entries(tmp_path)] == [2, 3]
+
+
 def test_what_a_killed_process_left_goes_when_it_is_old(tmp_path: Path) -> None:
     old, new = tmp_path / "a.safetensors.1.part", tmp_path / "b.safetensors.2.part"
     for path in (old, new):
