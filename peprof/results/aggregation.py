@@ -16,6 +16,7 @@ from peprof.results.located import LocatedRun
 from peprof.results.record import RunRecord
 from peprof.results.rows import Row
 from peprof.results.statistics import median
+from peprof.suite.metrics import METRICS
 
 
 def _statistic(name: str, kind: Kind, meaning: str, *, main: bool = False) -> FrameColumn:
@@ -33,6 +34,7 @@ _ADDED: Mapping[str, tuple[FrameColumn, ...]] = MappingProxyType(
         "metric_value": (
             _statistic("metric_std", "number", "standard deviation over the seeds (n - 1)", main=True),
         ),
+        "target": (_statistic("target_reached", "count", "seeds that reached it"),),
         "metric_high": (_statistic("metric_by_seed", "json", "seed -> its metric"),),
     }
 )
@@ -41,6 +43,9 @@ _ADDED: Mapping[str, tuple[FrameColumn, ...]] = MappingProxyType(
 _OTHER_MEANINGS = {
     "status": "ok, partial where only some runs are, or how all of them failed",
     "suite_file": "the suite that the first of the runs came from",
+    "target_step": "training steps until it was seen to be reached: median over all seeds",
+    "target_time_s": "training seconds until it was seen to be reached: median over all seeds",
+    "target_energy_j": "joules of training until then: median over all seeds",
     "metric_value": "mean over the seeds of the metric that decides",
     "metric_low": "lower end of the mean's 95 % interval",
     "metric_high": "upper end of the mean's 95 % interval",
@@ -49,6 +54,8 @@ _OTHER_MEANINGS = {
 
 def _aggregated(column: FrameColumn) -> FrameColumn:
     meaning = _OTHER_MEANINGS.get(column.name, column.meaning)
+    if column.name in METRICS:
+        meaning = f"{meaning}: mean over the seeds"
     if column.over_seeds in ("median", "finished"):
         of = " of finished runs" if column.over_seeds == "finished" else ""
         meaning = f"{meaning}: median over the seeds{of}"
@@ -119,7 +126,9 @@ def _aggregate(rows: Sequence[Mapping[str, Any]], shown: Row) -> dict[str, Any]:
             found[column.name] = _in_common(rows, column)
     return {
         **found,
-        **_metric(rows, found["metric"], shown),
+        **_scores(shown),
+        **_deciding(rows, found["metric"], shown),
+        **_target(shown),
         "status": shown.status,
         "runs": len(rows),
         "finished_runs": len(finished),
@@ -129,8 +138,21 @@ def _aggregate(rows: Sequence[Mapping[str, Any]], shown: Row) -> dict[str, Any]:
     }
 
 
-def _metric(rows: Sequence[Mapping[str, Any]], metric: str | None, shown: Row) -> dict[str, Any]:
-    """The deciding metric over the seeds; nothing where runs were decided by different ones."""
+def _scores(shown: Row) -> dict[str, Any]:
+    """Each metric: its mean and that one's interval."""
+    found: dict[str, Any] = {}
+    for name, score in shown.scores.items():
+        interval = score.interval
+        found |= {
+            name: score.value,
+            f"{name}_low": interval.low if interval else None,
+            f"{name}_high": interval.high if interval else None,
+        }
+    return found
+
+
+def _deciding(rows: Sequence[Mapping[str, Any]], metric: str | None, shown: Row) -> dict[str, Any]:
+    """The deciding metric over the seeds; nothing where no run has one."""
     values: dict[int, list[float]] = {}
     for row in rows:
         if metric is not None and row["metric_value"] is not None:
@@ -138,13 +160,26 @@ def _metric(rows: Sequence[Mapping[str, Any]], metric: str | None, shown: Row) -
     if not values:
         return {}
     by_seed = {seed: fmean(several) for seed, several in values.items()}
-    interval = shown.accuracy.interval if shown.accuracy and metric == "accuracy" else None
+    interval = shown.score.interval if shown.score else None
     return {
         "metric_value": fmean(by_seed.values()),
         "metric_std": stdev(by_seed.values()) if len(by_seed) > 1 else None,
         "metric_low": interval.low if interval else None,
         "metric_high": interval.high if interval else None,
         "metric_by_seed": json.dumps(by_seed),
+    }
+
+
+def _target(shown: Row) -> dict[str, Any]:
+    """When the target was reached; a seed that never got there counts as later than all others."""
+    reached = shown.reached
+    if reached is None:
+        return {}
+    return {
+        "target_reached": reached.reached,
+        "target_step": reached.steps,
+        "target_time_s": reached.seconds,
+        "target_energy_j": reached.joules,
     }
 
 

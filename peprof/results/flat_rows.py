@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from peprof.results.figures import accuracy_figures, epoch_time_s, short_figures
+from peprof.results.figures import accuracy_figures, epoch_time_s, metric_figures, short_figures
 from peprof.results.frame_columns import CATEGORIES, COLUMNS, PHASES
-from peprof.results.record import Evaluation, FullResult, PeakBreakdown, RunRecord
+from peprof.results.progress_curves import curve_of, first_reaching
+from peprof.results.record import PeakBreakdown, RunRecord
 from peprof.results.statistics import Quartiles
-from peprof.suite.metrics import METRICS
 
 
 def flat_row(record: RunRecord) -> dict[str, Any]:
@@ -181,30 +181,26 @@ def _times(record: RunRecord) -> dict[str, Any]:
 
 def _result(record: RunRecord) -> dict[str, Any]:
     """The metrics of a finished training; nothing of one that was cut short."""
-    full = record.full
-    result = full.result if record.status == "ok" and full is not None else None
-    if result is None or full is None:
-        return {}
-    row: dict[str, Any] = {"validation_total": result.total}
-    for name, value in result.metrics.items():
-        low, high = full.intervals.get(name, (None, None))
-        if name in METRICS:
-            row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    figures = metric_figures(record)
+    row: dict[str, Any] = {}
+    for name, found in figures.items():
+        interval = found.interval
+        row |= {
+            name: found.value,
+            f"{name}_low": interval.low if interval else None,
+            f"{name}_high": interval.high if interval else None,
+        }
+    deciding = next(iter(figures), None)
+    if deciding is not None:
+        row |= {
+            "metric": deciding,
+            "metric_value": row[deciding],
+            "metric_low": row[f"{deciding}_low"],
+            "metric_high": row[f"{deciding}_high"],
+            "validation_total": figures[deciding].total,
+        }
     accuracy = accuracy_figures(record)
-    if accuracy:
-        row |= {f"accuracy{end}": value for end, value in zip(
-            ("", "_low", "_high"), (accuracy.value, accuracy.low, accuracy.high), strict=True
-        )}  # fmt: skip
-        row |= {"invalid": accuracy.invalid}
-        row.setdefault("exact_match", accuracy.exact_match)
-    # Records of before format 3 have no metrics by name: theirs was the accuracy.
-    deciding = next(iter(result.metrics), "accuracy" if accuracy else None)
-    return row | {
-        "metric": deciding,
-        "metric_value": result.metrics.get(deciding, row.get(deciding)) if deciding else None,
-        "metric_low": row.get(f"{deciding}_low"),
-        "metric_high": row.get(f"{deciding}_high"),
-    }
+    return row | {"invalid": accuracy.invalid if accuracy else None}
 
 
 _OF_TRAINING = (
@@ -218,7 +214,9 @@ def _training(record: RunRecord) -> dict[str, Any]:
     if full is None:
         return {}
     row = {name: getattr(full, name) for name in _OF_TRAINING}
+    samples = full.epochs * record.data.train_rows if record.data else 0
     row |= {
+        "joules_per_sample": full.energy_j / samples if full.energy_j is not None and samples else None,
         "train_steps": full.steps,
         "epochs_done": full.epochs,
         "epoch_time_s": epoch_time_s(full),
@@ -228,23 +226,12 @@ def _training(record: RunRecord) -> dict[str, Any]:
         if full.energy_j is not None and full.train_time_s
         else None,
     }
-    reached = _reached(full, record.spec.train.target)
+    curve, target = curve_of(record), record.spec.train.target
+    reached = first_reaching(curve, target) if curve is not None and target is not None else None
     if reached:
         row |= {
-            "target_step": reached.step,
-            "target_time_s": reached.train_time_s,
-            "target_energy_j": reached.energy_j,
+            "target_step": reached.steps,
+            "target_time_s": reached.seconds,
+            "target_energy_j": reached.joules,
         }
     return row
-
-
-def _reached(full: FullResult, target: float | None) -> Evaluation | None:
-    """The first evaluation whose deciding metric is as good as the target; ``None`` when none was."""
-    if target is None:
-        return None
-    for evaluation in full.evaluations:
-        for name, value in list(evaluation.metrics.items())[:1]:
-            higher = METRICS[name].higher_is_better if name in METRICS else True
-            if (value >= target) if higher else (value <= target):
-                return evaluation
-    return None

@@ -86,9 +86,9 @@ def _measured_metrics() -> list[FrameColumn]:
         unit = "between -1 and 1" if correlation else ""
         words = metric.name.replace("_", " ")
         columns += [
-            _column(metric.name, kind, f"{words} of the result", "median", unit=unit),
-            _column(f"{metric.name}_low", kind, "lower end of its 95 % interval", "dropped", unit=unit),
-            _column(f"{metric.name}_high", kind, "upper end of its 95 % interval", "dropped", unit=unit),
+            _column(metric.name, kind, f"{words} of the result", "statistic", unit=unit),
+            _column(f"{metric.name}_low", kind, "lower end of its 95 % interval", "statistic", unit=unit),
+            _column(f"{metric.name}_high", kind, "upper end of its 95 % interval", "statistic", unit=unit),
         ]
     return columns
 
@@ -194,11 +194,11 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             _column("stopped_by", "text", "what ended the full phase", "joined"),
             _column("result_step", "count", "training steps before the result's evaluation", "finished"),
             _column("target", "number", "value of the deciding metric that was to be reached"),
-            _column("target_step", "count", "training steps until it was seen to be reached", "finished"),
+            _column("target_step", "count", "training steps until it was seen to be reached", "statistic"),
             _column(
-                "target_time_s", "seconds", "training seconds until it was seen to be reached", "finished"
+                "target_time_s", "seconds", "training seconds until it was seen to be reached", "statistic"
             ),
-            _column("target_energy_j", "number", "joules of training until then", "finished", unit="J"),
+            _column("target_energy_j", "number", "joules of training until then", "statistic", unit="J"),
             _column("train_time_s", "seconds", "sum of the training steps", "finished", main=True),
             _column("evaluation_time_s", "seconds", "sum of the evaluations", "finished"),
             _column("waiting_time_s", "seconds", "waiting for batches in the full phase", "finished"),
@@ -209,6 +209,7 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             _seconds("setup_time_s", "from the process's start to a ready model and data"),
             _column("total_time_s", "seconds", "from start to end of the run", "finished"),
             _column("energy_j", "number", "joules of the device in training steps", "finished", unit="J"),
+            _column("joules_per_sample", "number", "of training", "finished", unit="J"),
             _column("mean_power_w", "number", "energy by training time", "finished", unit="W"),
             _column("final_loss", "number", "mean training loss of the last (up to) 50 steps", "finished"),
             _column("checkpoint_bytes", "bytes", "on disk, of what the method has to save", "finished"),

@@ -112,10 +112,9 @@ def letters(place: int) -> str:
 
 def without_copies(runs: Iterable[LocatedRun]) -> Iterator[LocatedRun]:
     """Leaves out runs whose record is one of those before: a directory that was copied says nothing new."""
-    seen: set[tuple[str, str, str, float]] = set()
+    seen: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
-        record = run.record
-        key = (record.run_id, record.started_at, record.finished_at, record.total_time_s)
-        if key not in seen:
-            seen.add(key)
+        namesakes = seen.setdefault((run.record.run_id, run.record.started_at), [])
+        if run.record not in namesakes:
+            namesakes.append(run.record)
             yield run
