@@ -1,4 +1,4 @@
-"""``peprof show``: whose the memory of a run's training step was."""
+"""``peprof show``: whose the memory of a run's training step was, and where its time went."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def show(
     output_format: str,
     plot: Path | None,
 ) -> None:
-    """Show whose the memory of a run's training step was.
+    """Show whose the memory of a run's training step was, and where the time of its full phase went.
 
     RUN is a run id or the beginning of one, a run's directory, or its memory.json; it may be left out where
     there is one run only.
@@ -115,11 +115,29 @@ def show(
         moment = moment_to_show(found, phase, divisions)
         click.echo(moment_as_csv(moment, divisions or DIVISIONS), nl=False)
     else:
-        from peprof.reports.leaderboard import results_console
-        from peprof.reports.memory import print_memory
+        _show_tables(found, divisions, phase=phase, depth=depth, top=top)
 
-        divisions = divisions or ("category", "module")
-        print_memory(results_console(), found, by=divisions, phase=phase, depth=depth, top=top)
+
+def _show_tables(
+    found: FoundRun, divisions: tuple[Division, ...], *, phase: str | None, depth: int, top: int | None
+) -> None:
+    """Memory and time; time alone where memory was not looked at and nobody asks for a part of it."""
+    from peprof.reports.leaderboard import results_console
+    from peprof.reports.memory import print_heading, print_memory
+    from peprof.reports.time_spent import print_time_spent
+    from peprof.results.spent import time_spent
+
+    console = results_console()
+    record = found.record
+    spent = time_spent(record) if record is not None else None
+    only_trained = record is not None and "short" not in record.spec.phases
+    if spent is not None and only_trained and not divisions and phase is None:
+        print_heading(console, found)
+    else:
+        by = divisions or ("category", "module")
+        print_memory(console, found, by=by, phase=phase, depth=depth, top=top)
+    if spent is not None:
+        print_time_spent(console, spent)
 
 
 def _saved_divisions(divisions: tuple[Division, ...]) -> tuple[SavedDivision, ...]:

@@ -13,7 +13,7 @@ from peprof.cli.show import show
 from peprof.errors import UsageError
 from peprof.results.store import ResultStore
 from tests.reports.profiles import profile
-from tests.results.factory import make_dead_record, make_record
+from tests.results.factory import make_dead_record, make_full, make_record
 
 
 @pytest.fixture
@@ -39,6 +39,23 @@ def test_a_table_by_default(results, monkeypatch):
         "At the peak of forward, by operator"
         in call(results, "lora", "--by", "operator", "--phase", "forward").stdout
     )
+
+
+def test_where_the_time_of_a_full_phase_went(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    full = make_full(train_time_s=90.0).model_copy(update={"wall_time_s": 100.0, "waiting_time_s": 0.5})
+    store = ResultStore(tmp_path / "results" / "sst2")
+    store.write(make_record("both", full=full), memory=profile())
+    store.write(make_record("trained", full=full, phases=("full",)))
+    both = call(tmp_path / "results", "both").stdout
+    assert "At the peak, by category" in both
+    assert "training steps 1.50 min 90.0 % " in " ".join(both.split())
+    trained = call(tmp_path / "results", "trained")
+    assert trained.exit_code == 0, trained.output
+    assert trained.stdout.startswith(" trained on distilbert") and "At the peak" not in trained.stdout
+    assert "waiting for batches 500 ms 0.5 % " in " ".join(trained.stdout.split())
+    asked = call(tmp_path / "results", "trained", "--by", "module")
+    assert isinstance(asked.exception, UsageError) and "isn't known" in asked.exception.message
 
 
 def test_json_csv_and_what_is_saved(results):
