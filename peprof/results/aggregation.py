@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean, stdev
+from statistics import stdev
 from types import MappingProxyType
 from typing import Any
 
@@ -127,7 +127,7 @@ def _aggregate(rows: Sequence[Mapping[str, Any]], shown: Row) -> dict[str, Any]:
     return {
         **found,
         **_scores(shown),
-        **_deciding(rows, found["metric"], shown),
+        **_deciding(shown),
         **_target(shown),
         "status": shown.status,
         "runs": len(rows),
@@ -151,22 +151,17 @@ def _scores(shown: Row) -> dict[str, Any]:
     return found
 
 
-def _deciding(rows: Sequence[Mapping[str, Any]], metric: str | None, shown: Row) -> dict[str, Any]:
+def _deciding(shown: Row) -> dict[str, Any]:
     """The deciding metric over the seeds; nothing where no run has one."""
-    values: dict[int, list[float]] = {}
-    for row in rows:
-        if metric is not None and row["metric_value"] is not None:
-            values.setdefault(row["seed"], []).append(row["metric_value"])
-    if not values:
+    score = shown.score
+    if score is None:
         return {}
-    by_seed = {seed: fmean(several) for seed, several in values.items()}
-    interval = shown.score.interval if shown.score else None
     return {
-        "metric_value": fmean(by_seed.values()),
-        "metric_std": stdev(by_seed.values()) if len(by_seed) > 1 else None,
-        "metric_low": interval.low if interval else None,
-        "metric_high": interval.high if interval else None,
-        "metric_by_seed": json.dumps(by_seed),
+        "metric_value": score.value,
+        "metric_std": stdev(score.by_seed.values()) if len(score.by_seed) > 1 else None,
+        "metric_low": score.interval.low if score.interval else None,
+        "metric_high": score.interval.high if score.interval else None,
+        "metric_by_seed": json.dumps(dict(score.by_seed)),
     }
 
 

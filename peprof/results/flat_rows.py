@@ -10,6 +10,7 @@ from peprof.results.figures import accuracy_figures, epoch_time_s, metric_figure
 from peprof.results.frame_columns import CATEGORIES, COLUMNS, PHASES
 from peprof.results.progress_curves import curve_of, first_reaching
 from peprof.results.record import PeakBreakdown, RunRecord
+from peprof.results.spent import time_spent
 from peprof.results.statistics import Quartiles
 
 
@@ -204,7 +205,7 @@ def _result(record: RunRecord) -> dict[str, Any]:
 
 
 _OF_TRAINING = (
-    "train_time_s", "evaluation_time_s", "waiting_time_s", "checkpoint_time_s", "wall_time_s", "energy_j",
+    "train_time_s", "evaluation_time_s", "checkpoint_time_s", "wall_time_s", "energy_j",
     "final_loss", "checkpoint_bytes", "resumes", "stopped_by",
 )  # fmt: skip
 
@@ -214,6 +215,7 @@ def _training(record: RunRecord) -> dict[str, Any]:
     if full is None:
         return {}
     row = {name: getattr(full, name) for name in _OF_TRAINING}
+    spent = time_spent(record)
     samples = full.epochs * record.data.train_rows if record.data else 0
     row |= {
         "joules_per_sample": full.energy_j / samples if full.energy_j is not None and samples else None,
@@ -221,7 +223,9 @@ def _training(record: RunRecord) -> dict[str, Any]:
         "epochs_done": full.epochs,
         "epoch_time_s": epoch_time_s(full),
         "result_step": full.result.step if full.result else None,
-        "train_time_share": full.train_time_s / full.wall_time_s if full.wall_time_s else None,
+        "train_time_share": spent.steps_share if spent else None,
+        "waiting_time_s": spent.waiting_s if spent else full.waiting_time_s,
+        "other_time_s": spent.other_s if spent else None,
         "mean_power_w": full.energy_j / full.train_time_s
         if full.energy_j is not None and full.train_time_s
         else None,

@@ -203,6 +203,7 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             _column("evaluation_time_s", "seconds", "sum of the evaluations", "finished"),
             _column("waiting_time_s", "seconds", "waiting for batches in the full phase", "finished"),
             _column("checkpoint_time_s", "seconds", "keeping checkpoints in the full phase", "finished"),
+            _column("other_time_s", "seconds", "the rest of the full phase's wall time", "finished"),
             _column("wall_time_s", "seconds", "the full phase from its first batch to its end", "finished"),
             _column("train_time_share", "share", "of the full phase's wall time: training steps", "finished"),
             _column("epoch_time_s", "seconds", "median training time of a finished epoch", "finished"),

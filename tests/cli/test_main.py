@@ -73,3 +73,17 @@ def test_readmes_example_of_a_marked_loop_runs() -> None:
     peak_bytes = int(readme_output("measure_memory").split()[0])
     # At the least: weights, two moments, the batch, all in float32.
     assert peak_bytes > 4 * (3 * (512 * 2 + 2) + 64 * 512)
+
+
+@pytest.mark.parametrize("line", readme_commands("export"))
+def test_readmes_export_commands_work(results: Path, line: str) -> None:
+    for machine in ("laptop", "cluster"):
+        (results / machine).symlink_to(results / "results", target_is_directory=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "peprof", *shlex.split(line)[1:]],
+        cwd=results,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stderr.startswith("Exported 2 "), done.stderr
