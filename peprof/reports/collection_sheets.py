@@ -24,6 +24,8 @@ _Sheet = Any  # the types of openpyxl don't know all of a sheet that is only wri
 
 _LONGEST_TEXT = 32_767
 """Characters that a cell of a spreadsheet may have."""
+_MOST_LINKS = 65_530
+"""That a sheet may have; further rows have the paths alone."""
 _WIDEST = 44
 _FROZEN_AFTER = "label"
 
@@ -69,13 +71,17 @@ def _add_table(sheet: _Sheet, table: CollectedTable, start: Path) -> None:
     for at, (name, column) in enumerate(columns, start=1):
         dimension = sheet.column_dimensions[get_column_letter(at)]
         dimension.width = _width(name, column, rows)
-        if column.kind == "bytes" and not name.endswith("_mib"):
-            dimension.outlineLevel, dimension.hidden = 1, True
-        elif at > 1 and columns[at - 2][1].kind == "bytes":
-            dimension.collapsed = True
+        if column.kind == "bytes":  # the exact ones fold into the MiB at their left
+            exact = name == column.name
+            dimension.collapsed, dimension.hidden, dimension.outlineLevel = not exact, exact, int(exact)
+    sheet.sheet_properties.outlinePr.summaryRight = False
     sheet.append([_header(sheet, name) for name, _ in columns])
-    for row in rows:
-        sheet.append([_cell(sheet, name, column, row[column.name]) for name, column in columns])
+    links_a_row = sum(column.kind == "link" for _, column in columns)
+    for number, row in enumerate(rows, start=1):
+        linked = number * links_a_row <= _MOST_LINKS
+        sheet.append(
+            [_cell(sheet, name, column, row[column.name], linked=linked) for name, column in columns]
+        )
 
 
 def _laid_out(columns: Iterable[FrameColumn]) -> list[tuple[str, FrameColumn]]:
@@ -114,11 +120,11 @@ def _text(sheet: _Sheet, text: str) -> Cell:
     return cell
 
 
-def _cell(sheet: _Sheet, name: str, column: FrameColumn, value: Any) -> Cell | None:
+def _cell(sheet: _Sheet, name: str, column: FrameColumn, value: Any, *, linked: bool) -> Cell | None:
     value = finite(value)
     if value is None:
         return None
-    if column.kind == "link":
+    if column.kind == "link" and linked:
         cell = _text(sheet, PurePosixPath(value).name)
         cell.hyperlink, cell.font = link_target(value), _LINK_FONT
         return cell

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from openpyxl import load_workbook
 from python_calamine import CalamineWorkbook
 
 from peprof.cli.export import export
@@ -176,6 +177,26 @@ def test_a_spreadsheets_links_work_and_go_on_working_when_all_is_moved(results, 
     outside.parent.mkdir()
     good(moved, "--to", outside)
     assert all((outside.parent / unquote(target)).exists() for target in hyperlinks(outside).values())
+
+
+def test_more_links_than_a_sheet_may_have_are_paths(results, monkeypatch):
+    monkeypatch.setattr("peprof.reports.collection_sheets._MOST_LINKS", 9)
+    good(results, "--to", results / "out.xlsx")
+    assert len(hyperlinks(results / "out.xlsx")) == 2 * 4
+    places = [row["suite_file"] for row in sheet(results / "out.xlsx")]
+    assert places[:2] == ["suite.toml"] * 2 and all((results / place).is_file() for place in places[2:])
+
+
+def test_exact_bytes_fold_into_the_column_at_their_left(results):
+    good(results, "--to", results / "out.xlsx")
+    runs = load_workbook(results / "out.xlsx")["runs"]
+    columns = {cell.value: runs.column_dimensions[cell.column_letter] for cell in runs[1]}
+    exact, shown = columns["peak_allocated_bytes"], columns["peak_allocated_mib"]
+    assert exact.hidden and exact.outlineLevel == 1 and not shown.hidden
+    assert runs.sheet_properties.outlinePr.summaryRight is False
+    assert runs.freeze_panes == "D2" and runs.auto_filter.ref.startswith("A1:")
+    cell = next(row[exact.min - 1] for row in runs.iter_rows(min_row=2))
+    assert (cell.value, cell.number_format) == (1000 * MIB, "#,##0")
 
 
 def test_links_hold_where_the_results_are_linked_to(results, tmp_path):
