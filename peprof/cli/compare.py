@@ -44,6 +44,12 @@ FORMATS = ("rich", "markdown", "json", "csv")
     help="Show how long it took to get as good as this, 0.88 say.  [default: the suite's train.target]",
 )
 @click.option(
+    "--curves",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw how good methods became over training time, steps and energy as .svg, .png or .html.",
+)
+@click.option(
     "--format",
     "output_format",
     type=click.Choice(FORMATS),
@@ -58,6 +64,7 @@ def compare(
     group_by: str | None,
     against: str | None,
     target: float | None,
+    curves: Path | None,
     output_format: str,
 ) -> None:
     """Shows the results in DIR (results, unless given) as leaderboards.
@@ -74,6 +81,10 @@ def compare(
     chosen = [name for name in columns.split(",") if name.strip()] if columns is not None else None
     if chosen is not None:
         columns_named(chosen)  # a misspelt name is told before anything is read
+    if curves is not None:
+        from peprof.reports.memory_plot import check_plot_file
+
+        check_plot_file(curves)
     searched = directories or (Path("results"),)
     contents = load_records(*searched)
     for problem in contents.problems:
@@ -83,6 +94,11 @@ def compare(
     boards = leaderboards(contents.records, group_by=group_by, reference=against, target=target)
     if sort is not None:
         boards = [sort_rows(board, sort) for board in boards]
+    if curves is not None:  # first, as the reader of a pipe may go before the end
+        from peprof.reports.curves import draw_curves
+
+        draw_curves(boards, curves)
+        click.echo(f"Drawn: {curves}", err=True)
     if output_format == "markdown":
         click.echo(to_markdown(boards, columns=chosen), nl=False)
     elif output_format == "json":

@@ -65,6 +65,15 @@ def draw_memory(run: FoundRun, path: Path) -> None:
         from peprof.reports.memory_plot_image import picture
 
         content = picture(profile, heading, kind=path.suffix.lower().removeprefix("."))
+    write_plot(path, content)
+
+
+def write_plot(path: Path, content: bytes) -> None:
+    """Writes a picture.
+
+    Raises:
+        StoreError: the file can't be written.
+    """
     try:
         path.write_bytes(content)
     except OSError as error:

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from peprof.results.crossed import SeedNoise
-from peprof.results.paired import FEWEST_SEEDS, Tested, TestName, compare_answers, compare_seeds, holm
+from peprof.results.paired import (
+    FEWEST_SEEDS,
+    TestName,
+    compare_answers,
+    compare_seeds,
+    holm,
+    p_of_answers,
+)
 from peprof.results.rows import AgainstReference, Row
 from peprof.results.scores import Score, noise_of_seeds
 
@@ -47,22 +54,22 @@ def alike(rows: Sequence[Row]) -> tuple[frozenset[tuple[int, int]], Doubts]:
     """
     noise = noise_of_answers(rows)
     known = [(place, row.score) for place, row in enumerate(rows) if row.score]
-    tested: dict[tuple[int, int], Tested] = {}
+    tested: dict[tuple[int, int], tuple[TestName, float]] = {}
     overlapping: set[tuple[int, int]] = set()
     others = 0
     for (first, score), (second, other) in itertools.combinations(known, 2):
-        found = _by_answers(score, other, noise)
-        if found is not None:
-            tested[first, second] = found
+        answers = _answers(score, other)
+        if answers is not None:
+            tested[first, second] = p_of_answers(*answers, score.total, noise)
             continue
         others += 1
         if score.interval is None or other.interval is None or score.interval.overlaps(other.interval):
             overlapping.add((first, second))
-    adjusted = holm([found.p_value for found in tested.values()])
+    adjusted = holm([p_value for _, p_value in tested.values()])
     undecided = {pair for pair, p_value in zip(tested, adjusted, strict=True) if p_value >= LEVEL}
     return frozenset(undecided | overlapping), Doubts(
         pairs=len(tested),
-        tests=frozenset(found.test for found in tested.values()),
+        tests=frozenset(test for test, _ in tested.values()),
         by_intervals=others > 0,
         unknown=tuple(rows[place].name for place, score in known if score.interval is None),
     )
@@ -96,7 +103,8 @@ def _against(row: Row, reference: Row | None, noise: SeedNoise | None) -> Agains
         return AgainstReference(value=value, seeds=0, untested_because="no seed in common")
     own = [row.score.by_seed[seed] for seed in seeds]
     theirs = [reference.score.by_seed[seed] for seed in seeds]
-    tested = _by_answers(row.score, reference.score, noise) or compare_seeds(own, theirs)
+    answers = _answers(row.score, reference.score)
+    tested = compare_answers(*answers, row.score.total, noise) if answers else compare_seeds(own, theirs)
     reason = None
     if tested is None:
         words = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
@@ -105,14 +113,12 @@ def _against(row: Row, reference: Row | None, noise: SeedNoise | None) -> Agains
     return AgainstReference(value=value, seeds=len(seeds), tested=tested, untested_because=reason)
 
 
-def _by_answers(first: Score, second: Score, noise: SeedNoise | None) -> Tested | None:
-    """Tested on the seeds whose answers are known of both; ``None`` where there are none."""
+def _answers(first: Score, second: Score) -> tuple[list[int], list[int]] | None:
+    """Of the seeds whose answers are known of both; ``None`` where there are none."""
     seeds = _common(first.answers, second.answers)
     if not seeds or first.total != second.total or first.total < 2:
         return None
-    return compare_answers(
-        [first.answers[seed] for seed in seeds], [second.answers[seed] for seed in seeds], first.total, noise
-    )
+    return [first.answers[seed] for seed in seeds], [second.answers[seed] for seed in seeds]
 
 
 def _common(first: Mapping[int, object], second: Mapping[int, object]) -> list[int]:

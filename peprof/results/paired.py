@@ -56,8 +56,7 @@ def compare_answers(
         ValueError: several seeds without ``noise``.
     """
     if len(first) == 1:
-        only_first = (first[0] & ~second[0]).bit_count()
-        only_second = (second[0] & ~first[0]).bit_count()
+        only_first, only_second = _discordant(first, second)
         return Tested(
             test="mcnemar",
             difference=(only_first - only_second) / examples,
@@ -65,10 +64,26 @@ def compare_answers(
             p_value=mcnemar_p(only_first, only_second),
             seeds=1,
         )
+    return _tested("crossed", _crossed(first, second, examples, noise), len(first))
+
+
+def p_of_answers(
+    first: Sequence[int], second: Sequence[int], examples: int, noise: SeedNoise | None
+) -> tuple[TestName, float]:
+    """The test and its p-value alone, without the interval, which takes longer: see ``compare_answers``."""
+    if len(first) == 1:
+        return "mcnemar", mcnemar_p(*_discordant(first, second))
+    return "crossed", _crossed(first, second, examples, noise).p_value
+
+
+def _discordant(first: Sequence[int], second: Sequence[int]) -> tuple[int, int]:
+    return (first[0] & ~second[0]).bit_count(), (second[0] & ~first[0]).bit_count()
+
+
+def _crossed(first: Sequence[int], second: Sequence[int], examples: int, noise: SeedNoise | None) -> Estimate:
     if noise is None:
         raise ValueError("several seeds need an estimate of their noise")
-    found = estimate(squares_of_differences(first, second, examples), noise, methods=2)
-    return _tested("crossed", found, len(first))
+    return estimate(squares_of_differences(first, second, examples), noise, methods=2)
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:

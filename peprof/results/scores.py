@@ -56,12 +56,16 @@ def score_of(runs: Sequence[tuple[int, MetricFigures]]) -> Score:
     widened by what differs between seeds (variances added, degrees of freedom by Satterthwaite 1946).
 
     Args:
-        runs: seed and what it found, the same metric; at least one.
+        runs: seed and what it found, the same metric; at least one. A seed that was run several times counts
+            once, with its mean.
     """
-    values = [found.value for _, found in runs]
-    value = math.fsum(values) / len(values)
+    by_seed: dict[int, list[float]] = {}
+    for seed, found in runs:
+        by_seed.setdefault(seed, []).append(found.value)
+    values = {seed: math.fsum(several) / len(several) for seed, several in by_seed.items()}
+    value = math.fsum(values.values()) / len(values)
     total = min(found.total for _, found in runs)
-    interval, covered = _interval(values, [found for _, found in runs], value, total)
+    interval, covered = _interval(list(values.values()), [found for _, found in runs], value, total)
     answers = {seed: found.answers for seed, found in runs if found.answers is not None}
     same_examples = all(found.total == total for _, found in runs)
     return Score(
@@ -70,8 +74,8 @@ def score_of(runs: Sequence[tuple[int, MetricFigures]]) -> Score:
         interval=interval,
         covered=covered,
         total=total,
-        by_seed={seed: found.value for seed, found in runs},
-        answers=answers if len(answers) == len(runs) and same_examples else {},
+        by_seed=values,
+        answers=answers if len(answers) == len(values) and same_examples else {},
     )
 
 

@@ -72,7 +72,7 @@ def two_sided_quantile(confidence: float, degrees_of_freedom: float) -> float:
     low, high = 0.0, 1.0
     while two_sided_p(high, degrees_of_freedom) > 1 - confidence:
         low, high = high, 2 * high
-    while high - low > 1e-12 * high:
+    while high - low > 1e-9 * high:
         middle = (low + high) / 2
         if two_sided_p(middle, degrees_of_freedom) > 1 - confidence:
             low = middle
