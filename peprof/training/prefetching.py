@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Final
 
 import torch
 
 from peprof.training.batches import Batch
 
-AHEAD: Final = 4
+AHEAD: Final = 8
 """Batches that lie ready: making one takes a small part of a step, so more would only hold memory."""
 
 
@@ -31,7 +31,8 @@ def prefetch(
     Args:
         batches: on the CPU; asked by one thread, one after the other.
         device: where they are used.
-        ahead: batches that are made before they are asked for, at least 1.
+        ahead: batches that are made before they are asked for, at least 1. They are ordered by halves: waking
+            a thread takes longer than taking a batch.
 
     Raises:
         ValueError: ``ahead`` is below 1.
@@ -45,24 +46,69 @@ def prefetch(
     """
     if ahead < 1:
         raise ValueError(f"ahead={ahead}: at least one batch must be made ahead")
-    source = iter(batches)
-    pinned = device.type == "cuda"
-
-    def make() -> Batch | None:
-        batch = next(source, None)
-        if batch is None or not pinned:
-            return batch
-        return replace(batch, inputs={key: value.pin_memory() for key, value in batch.inputs.items()})
-
-    def start() -> None:
-        if pinned:  # a thread's own current device is the first one until it is told
-            torch.cuda.set_device(device)
-
-    maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="peprof-batches", initializer=start)
+    half = max(1, ahead // 2)
+    taken = 0
+    maker = _Maker(batches, device)
     try:
-        waiting: deque[Future[Batch | None]] = deque(maker.submit(make) for _ in range(ahead))
-        while (batch := waiting.popleft().result()) is not None:
-            waiting.append(maker.submit(make))
-            yield batch.to(device)
+        maker.order(ahead)
+        while (batch := maker.take()) is not None:
+            taken += 1
+            if taken % half == 0:
+                maker.order(half)
+            yield batch if device.type == "cpu" else batch.to(device)
     finally:
-        maker.shutdown(wait=True, cancel_futures=True)
+        maker.end()
+
+
+class _Maker:
+    """Makes as many batches as were ordered, in a thread of its own.
+
+    Two queues written in C rather than an executor: ordering and taking are paid in each step.
+    """
+
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+        self._source = iter(batches)
+        self._device = device
+        self._orders: SimpleQueue[int] = SimpleQueue()
+        self._made: SimpleQueue[Batch | BaseException | None] = SimpleQueue()
+        self._ended = False
+        # A daemon, so that a generator that nobody closes keeps no process from ending.
+        self._thread = threading.Thread(target=self._run, name="peprof-batches", daemon=True)
+        self._thread.start()
+
+    def order(self, count: int) -> None:
+        """Has some more made."""
+        self._orders.put(count)
+
+    def take(self) -> Batch | None:
+        """The next one, waited for; ``None`` after the last. Raises what making it raised."""
+        made = self._made.get()
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    def end(self) -> None:
+        """Ends the thread; a batch that it is about is finished first."""
+        self._ended = True
+        self.order(1)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            if self._device.type == "cuda":  # a thread's current device is the first until it is told
+                torch.cuda.set_device(self._device)
+            while True:
+                for _ in range(self._orders.get()):
+                    if self._ended:
+                        return
+                    batch = next(self._source, None)
+                    self._made.put(self._placed(batch) if batch is not None else None)
+                    if batch is None:
+                        return
+        except BaseException as error:  # noqa: BLE001 -- whoever waits for the batch gets it
+            self._made.put(error)
+
+    def _placed(self, batch: Batch) -> Batch:
+        if self._device.type != "cuda":
+            return batch
+        return replace(batch, inputs={name: value.pin_memory() for name, value in batch.inputs.items()})
