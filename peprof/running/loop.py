@@ -244,6 +244,13 @@ class Loop:
             self._observer.notice(text)
 
 
+def failed_by_itself(record: RunRecord) -> bool:
+    """Whether a run failed for a reason that lies in it: nobody stopped it, and nobody killed its process."""
+    failure = record.failure
+    from_outside = failure is not None and failure.exit_code in (-9, -15)  # SIGKILL, SIGTERM
+    return record.status == "failed" and not from_outside
+
+
 def exit_words(code: int) -> str:
     """How a process ended, from its exit code; negative is a signal."""
     if code >= 0:

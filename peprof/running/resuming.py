@@ -10,11 +10,11 @@ Both are used only by the same run on the same kind of device, with the same ver
 the method: otherwise one record would hold numbers of two. What can't be used is removed, and a warning in
 the record says why.
 
-An attempt that was killed or stopped says nothing of the state that it began from, so the next one begins
-there too. One that went on from a state and then failed by itself, before it kept a newer one, may have
-failed because of that state: the next attempt trains from the start. A run that always fails at one step
-therefore fails there by turns from its checkpoint and from the start, as often as it is asked for, and never
-stands still.
+An attempt that was stopped or killed (SIGKILL, SIGTERM) says nothing of the state that it began from, so the
+next one begins there too. One that went on from a state and then failed by itself, before it kept a newer
+one, may have failed because of that state: the next attempt trains from the start. A run that always fails at
+one step therefore fails there by turns from its checkpoint and from the start, as often as it is asked for,
+and never stands still.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RunCheckpoint:
         directory: need not exist.
         run_id: of the run.
         attempt: number of this one, from 1.
-        after_failure: whether the attempt before it has a record that says ``failed``.
+        after_failure: whether the attempt before it has a record, and failed by itself.
         conditions: of this attempt, see ``conditions_of``.
         warn: told, for the record, what couldn't be used and what couldn't be kept.
     """

@@ -16,7 +16,7 @@ from peprof.events import Progress
 from peprof.results.record import RunRecord
 from peprof.results.store import ResultStore
 from peprof.running.executors.local import Exit, LocalExecutor
-from peprof.running.loop import MEMORY_HINT, POLL_S, RETRIED, Loop, State, exit_words
+from peprof.running.loop import MEMORY_HINT, POLL_S, RETRIED, Loop, State, exit_words, failed_by_itself
 from peprof.running.observing import Observer, Silence
 from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, Task
 from peprof.suite.loading import LoadedSuite, load_suite
@@ -135,7 +135,7 @@ def _looked_up(store: ResultStore, prepared: Prepared, *, retry: bool) -> State:
         if record is None or (retry and record.status in RETRIED):
             state.queue.append(spec)
             state.attempts[spec.run_id] = 1 if record is None else record.attempt + 1
-            if record is not None and record.status == "failed":
+            if record is not None and failed_by_itself(record):
                 state.after_failure.add(spec.run_id)
         else:
             state.done[spec.run_id] = record
