@@ -100,7 +100,8 @@ def _doubt_notes(board: Leaderboard) -> list[str]:
             ways += ["rows of unknown answers by whether intervals overlap"] if doubts.by_intervals else []
             notes.append(f"{NOISE_MARK} not shown to differ from the best {name}: {'; '.join(ways)}.")
         else:
-            notes.append(f"{NOISE_MARK} within noise of the best {name}: the intervals overlap.")
+            none = ", or there is none" if doubts.unknown else ""
+            notes.append(f"{NOISE_MARK} within noise of the best {name}: the intervals overlap{none}.")
     elif ways:
         notes.append(f"No other row is within noise of the best {name}: {'; '.join(ways)}.")
     alike = [

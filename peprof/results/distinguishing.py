@@ -108,7 +108,7 @@ def _against(row: Row, reference: Row | None, noise: SeedNoise | None) -> Agains
     reason = None
     if tested is None:
         words = "1 seed" if len(seeds) == 1 else f"{len(seeds)} seeds"
-        reason = f"not enough seeds: {words} of at least {FEWEST_SEEDS}"
+        reason = f"not enough seeds: {words} in common, at least {FEWEST_SEEDS} are needed"
     value = (sum(own) - sum(theirs)) / len(seeds)
     return AgainstReference(value=value, seeds=len(seeds), tested=tested, untested_because=reason)
 

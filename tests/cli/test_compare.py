@@ -11,6 +11,7 @@ from peprof.cli.compare import compare
 from peprof.errors import UsageError
 from peprof.results.store import ResultStore
 from tests.results.factory import make_full, make_record, make_short
+from tests.results.trainings import on_the_way
 
 
 @pytest.fixture
@@ -155,3 +156,40 @@ def test_the_table_needs_no_pandas_no_scipy_no_torch(results):
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def trained(tmp_path):
+    store = ResultStore(tmp_path / "results" / "sst2")
+    for label, counts in (("full", [700, 890]), ("lora", [800, 870])):
+        store.write(on_the_way(label, counts))
+    return tmp_path / "results"
+
+
+def test_another_reference_a_target_and_curves(trained):
+    picture = trained.parent / "curves.svg"
+    result = call(
+        trained, "--against", "lora", "--target", "0.88", "--curves", picture, "--format", "markdown"
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"Drawn: {picture}\n"
+    assert picture.read_text().startswith("<?xml")
+    rows = [line.split(" | ") for line in result.stdout.splitlines() if line.startswith("| ")]
+    assert rows[0][3] == "difference to lora"
+    assert [row[3] for row in rows[2:]] == ["+2.0 not tested", "reference"]
+    place = rows[0].index("time to target")
+    assert [row[place] for row in rows[2:]] == ["1.67 min", "not reached"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--against=lara", "Did you mean 'lora'?"),
+        ("--target=88", "accuracy can't reach a target of 88"),
+        ("--curves=x.doc", "its ending says nothing of a picture"),
+    ],
+)
+def test_what_can_not_be_compared_or_drawn_is_told(trained, option, message):
+    result = call(trained, option)
+    assert isinstance(result.exception, UsageError)
+    assert message in result.exception.message

@@ -136,7 +136,7 @@ def test_without_answers_intervals_decide_and_too_few_seeds_test_nothing():
     assert (full.within_noise, lora.within_noise, head.within_noise) == (False, True, False)
     assert (lora.next_within_noise, head.next_within_noise) == ("full", None)
     assert lora.against.value == pytest.approx(-0.01)
-    assert lora.against.untested_because == "not enough seeds: 2 seeds of at least 3"
+    assert lora.against.untested_because == "not enough seeds: 2 seeds in common, at least 3 are needed"
     counts = {"full": 905, "lora": 889, "head": 720}
     records += [
         make_record(label, seed=2, full=make_full(correct=count, total=1000))
