@@ -252,7 +252,8 @@ class LimitsConfig(Part):
     """``[limits]``: when a run is given up.
 
     Args:
-        run_seconds: a run that takes longer is stopped and recorded as ``timeout``; ``None``: no limit.
+        run_seconds: an attempt that takes longer is stopped and recorded as ``timeout``; the next one goes on
+            from its last checkpoint. ``None``: no limit.
     """
 
     run_seconds: OptionalPositive = None
