@@ -78,7 +78,11 @@ def human_energy(joules: float) -> str:
 
 def human_metric(metric: Metric, value: float) -> str:
     """A metric's value: shares times 100 with one digit, ``90.6``; others with three digits, ``12.3``."""
-    magnitude = human_percent(abs(value)) if metric.share else significant(abs(value))
+    size = abs(value)
+    if metric.share:
+        magnitude = human_percent(size)
+    else:  # an error may be far below 1
+        magnitude = f"{size:.3g}" if size < 1 else significant(size)
     return signed(magnitude, value, plus=False)
 
 

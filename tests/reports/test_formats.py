@@ -4,11 +4,17 @@ from peprof.reports.formats import (
     human_bytes,
     human_clock,
     human_count,
+    human_energy,
+    human_metric,
     human_percent,
     human_ratio,
     human_seconds,
+    metric_header,
+    metric_words,
+    signed,
     significant,
 )
+from peprof.suite.metrics import METRICS
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -98,3 +104,43 @@ def test_shares_ratios_clocks_and_plain_numbers():
         "100",
         "1,234",
     ]
+
+
+@pytest.mark.parametrize(
+    ("joules", "text"),
+    [
+        (0, "0.00 mJ"),
+        (0.0355, "35.5 mJ"),
+        (0.9997, "1.00 J"),
+        (12.5, "12.5 J"),
+        (999.7, "1.00 kJ"),
+        (30_000, "30.0 kJ"),
+        (3.6e6, "3.60 MJ"),
+        (7.2e9, "7,200 MJ"),
+    ],
+)
+def test_energy(joules, text):
+    assert human_energy(joules) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "number", "words", "header"),
+    [
+        ("accuracy", 0.9059, "90.6", "accuracy 90.6 %", ("accuracy", "%")),
+        ("macro_f1", 0.5, "50.0", "macro f1 50.0 %", ("macro f1", "%")),
+        ("matthews", -0.0612, "−6.1", "matthews −6.1", ("matthews", "× 100")),
+        ("pearson", -0.0001, "0.0", "pearson 0.0", ("pearson", "× 100")),
+        ("perplexity", 1234.5, "1,234", "perplexity 1,234", ("perplexity",)),
+        ("mse", 0.00123, "0.00123", "mse 0.00123", ("mse",)),
+    ],
+)
+def test_metrics(name, value, number, words, header):
+    metric = METRICS[name]
+    assert (human_metric(metric, value), metric_words(metric, value)) == (number, words)
+    assert metric_header(metric) == header
+
+
+def test_signs():
+    assert [signed("1.5", value) for value in (1.5, -1.5)] == ["+1.5", "−1.5"]
+    assert signed("0.0", -0.00001) == "0.0"
+    assert [signed("2", value, plus=False) for value in (2, -2)] == ["2", "−2"]

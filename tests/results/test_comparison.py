@@ -124,6 +124,46 @@ def test_what_may_be_compared_stands_together(changes):
     assert sorted(names(board)) == ["full", "lora"]
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "difference"),
+    [
+        ("data", {"metrics": ("f1",)}, ("task", "classification, judged by f1", "classification")),
+        ("train", {"autocast": "bfloat16"}, ("dtype", "float32, autocast to bfloat16", "float32")),
+        ("train", {"gradient_accumulation_steps": 4}, ("batch size", "16 in 4 parts", "16")),
+        ("train", {"optimizer_options": {"eps": 0.5}}, ("optimizer", "adamw, eps=0.5", "adamw")),
+        ("train", {"max_seconds": 90.0}, ("training", "3 epochs, at most 90 s", "3 epochs")),
+        ("train", {"keep": "best"}, ("training", "3 epochs, best checkpoint", "3 epochs")),
+        ("train", {"group_by_length": True}, ("training", "3 epochs, like lengths together", "3 epochs")),
+        (
+            "train",
+            {"early_stopping_patience": 2},
+            ("training", "3 epochs, stopped after 2 evaluations without a better one", "3 epochs"),
+        ),
+    ],
+)
+def test_other_trainings_stand_apart(part, changes, difference):
+    spec = make_spec("lora")
+    spec = spec.model_copy(update={part: getattr(spec, part).model_copy(update=changes)})
+    boards = leaderboards([make_record("full", **BASE), make_record(spec=spec, **BASE)])
+    (other,) = [board for board in boards if board.rows[0].name == "lora"]
+    condition, there, here = difference
+    assert other.conditions[condition] == there
+    (first,) = [board for board in boards if board.rows[0].name == "full"]
+    assert first.conditions[condition] == here
+
+
+def test_a_target_and_kept_adapters_make_no_other_table():
+    spec = make_spec("lora")
+    train = spec.train.model_copy(
+        update={"target": 0.9, "save_adapter": True, "checkpoint_every_seconds": None}
+    )
+    records = [
+        make_record("full", **BASE),
+        make_record(spec=spec.model_copy(update={"train": train}), **BASE),
+    ]
+    assert len(leaderboards(records)) == 1
+
+
 def test_short_runs_stand_apart_from_whole_ones_and_the_order_of_phases_is_nothing():
     runs = [
         make_record("full", **BASE),
