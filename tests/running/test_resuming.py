@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import random
-import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -25,9 +19,8 @@ from peprof.suite.loading import LoadedSuite, load_suite
 from peprof.suite.planning import plan
 from peprof.training import checkpoints
 from peprof.training.checkpoints import read_checkpoint, write_checkpoint
-from tests.running.helpers import Listener, command, environment, write_suite
+from tests.running.helpers import Listener, write_suite
 
-KILLS = 10
 LORA = 'name = "lora"\nrank = 2\ndropout = 0.1'
 
 
@@ -354,112 +347,6 @@ def test_a_method_whose_source_was_changed_is_another_one(
     assert source_digest(kind) == before
     (package / "parts.py").write_text("scale = 2\n")
     assert source_digest(kind) != before
-
-
-# At random moments, in processes of their own.
-
-
-def start(suite: Path, results: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command("run", suite, "--results", results, "--device", "cpu"),
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def family(parent: subprocess.Popen[str]) -> list[psutil.Process]:
-    try:
-        return psutil.Process(parent.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def runs_of(parent: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes that do runs: children of the fork server, which is a child of the parent."""
-    try:
-        servers = psutil.Process(parent.pid).children()
-        return [child for server in servers for child in server.children()]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def long_suite(directory: Path) -> Path:
-    """600 steps of a hundredth of a second, kept after each tenth."""
-    path = write_suite(directory, LORA, rows=2400)
-    text = path.read_text().replace(
-        "epochs = 1", "epochs = 2\nevaluate_every_steps = 10\ncheckpoint_every_seconds = 1e-9\nkeep = 'best'"
-    )
-    path.write_text(text)
-    return path
-
-
-def until(condition: Callable[..., object], *arguments: object) -> None:
-    deadline = time.monotonic() + 300
-    while not condition(*arguments):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def is_newer(file: Path, time_ns: int) -> bool:
-    return file.exists() and file.stat().st_mtime_ns > time_ns
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_killed_at_ten_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    draw = random.Random(5)
-    path, results = long_suite(tmp_path), tmp_path / "r"
-    plain, plain_store, _ = run(load_suite(path), tmp_path / "plain")
-    assert plain.full is not None and plain.full.steps == 600
-
-    directory = results / "t" / "runs" / plain.run_id
-    kept = directory / "checkpoint" / "training.pt"
-    steps: list[int] = []  # resumed at
-    for kill in range(KILLS):
-        parent = start(path, results)
-        if kill == 0:  # in the short phase, or before it
-            until(runs_of, parent)
-        for _ in range(draw.randint(1, 4) if kill else 0):
-            until(is_newer, kept, kept.stat().st_mtime_ns if kept.exists() else 0)
-        time.sleep(draw.uniform(0.0, 0.05 if kill else 0.5))
-        relatives = family(parent)
-        victims = runs_of(parent) if draw.random() < 0.5 else [psutil.Process(parent.pid)]
-        for victim in victims:
-            victim.send_signal(signal.SIGKILL)
-        _, said = parent.communicate(timeout=60)
-        _, alive = psutil.wait_procs(relatives, timeout=10)
-        assert not alive and "Traceback (" not in said
-        steps += [int(line.rpartition(" ")[2]) for line in said.splitlines() if "resumed at step" in line]
-
-    record, store, heard = run(load_suite(path), results)
-    steps += [int(notice.rpartition(" ")[2]) for notice in heard.notices if "resumed at step" in notice]
-    assert len(steps) == KILLS - 1, "each attempt but the first two went on from an earlier one"
-    assert steps == sorted(set(steps)) and steps[0] >= 10 and steps[-1] < 600
-    assert record.full is not None and record.full.resumes == len(steps)
-    assert record.status == "ok" and record.warnings == ()
-    assert [r.run_id for r in store.records()] == [plain.run_id] and store.problems() == []
-    assert found(record, store) == found(plain, plain_store)
-    assert {path.name for path in directory.iterdir() if path.is_dir()} == set()
-    assert not [path for path in directory.rglob(".*") if path.name != "run.lock"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_parent_takes_its_child_along_and_the_last_checkpoint_counts(
-    sent: signal.Signals, tmp_path: Path
-) -> None:
-    path = long_suite(tmp_path)
-    parent = start(path, tmp_path / "r")
-    until(lambda: list((tmp_path / "r").glob("t/runs/*/checkpoint/training.pt")))
-    relatives = family(parent)
-    assert runs_of(parent)
-    parent.send_signal(sent)
-    parent.communicate(timeout=30)
-    assert parent.returncode == (130 if sent == signal.SIGINT else -signal.SIGTERM)
-    _, alive = psutil.wait_procs(relatives, timeout=10)
-    assert not alive
-    record, _, _ = run(load_suite(path, overrides=("limits.run_seconds=300",)), tmp_path / "r")
-    assert record.status == "ok" and record.attempt == 1 and record.full is not None
-    assert record.full.resumes == 1 and record.full.steps == 600
 
 
 def test_the_history_has_each_step_once(tmp_path: Path) -> None:
