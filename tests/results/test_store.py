@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from peprof.errors import StoreError, UsageError
-from peprof.results.record import Failure
+from peprof.results.record import Failure, Predictions
 from peprof.results.store import ResultStore, find_stores, load_records
 from tests.results.factory import HISTORY, make_full, make_record, make_short
 
@@ -61,6 +61,21 @@ def test_a_later_attempt_replaces_all_of_an_earlier_one(store):
     store.write(second)
     assert store.read(first.run_id) == second
     assert store.read_history(first.run_id) is None
+
+
+def test_answers_lie_beside_their_record_and_go_with_it(store):
+    record = make_record("lora", full=make_full())
+    answers = Predictions(labels=(0.0, 4.5), predictions=(1.25, float("inf")), tokens=(), written=(-1, 1))
+    assert store.read_predictions(record.run_id) is None
+    store.write(record, predictions=answers)
+    assert store.read_predictions(record.run_id) == answers
+    folder = f"runs/{record.run_id}"
+    assert files(store) == [f"{folder}/predictions.json", f"{folder}/record.json"]
+    (store.run_directory(record.run_id) / "predictions.json").write_text('{"labels": [1,')
+    with pytest.raises(StoreError, match=r"predictions\.json: is not complete JSON"):
+        store.read_predictions(record.run_id)
+    store.write(record)
+    assert store.read_predictions(record.run_id) is None, "an earlier attempt's answers aren't this one's"
 
 
 def test_records_are_sorted_and_what_is_unfinished_is_left_out(store):

@@ -51,6 +51,10 @@ def test_a_run_writes_words(tmp_path: Path, method: str) -> None:
     last = record.full.evaluations[-1]
     assert last.total == 16 and last.exact_matches is not None and last.invalid is not None
     assert 0 <= last.exact_matches + last.invalid <= 16
+    assert list(last.metrics) == list(record.full.intervals) == ["accuracy", "exact_match"]
+    assert last.metrics["exact_match"] == last.exact_matches / 16
+    assert record.full.correct_bits is not None and len(record.full.correct_bits) == 4
+    assert int(record.full.correct_bits, 16).bit_count() == last.correct
     assert RunRecord.model_validate_json(record.model_dump_json()) == record
     (row,) = to_frame([record]).to_dict("records")
     assert row["exact_match"] == last.exact_matches / 16 and row["invalid"] == last.invalid / 16
