@@ -258,9 +258,16 @@ def architecture_of(model: nn.Module) -> Architecture:
     for kind in type(model).__mro__:
         if kind.__name__ in ARCHITECTURES:
             return ARCHITECTURES[kind.__name__]
-    raise UnsupportedModelError(
-        f"{type(model).__name__} is not supported; the methods know {', '.join(ARCHITECTURES)}"
-    )
+    raise UnsupportedModelError(f"{type(model).__name__} is not supported: expected {_known()}")
+
+
+def _known() -> str:
+    """The known classes, in words: ``T5 or Llama ForCausalLM, ...``."""
+    by_task: dict[str, list[str]] = {}
+    for name in ARCHITECTURES:
+        family, _, task = name.partition("For")
+        by_task.setdefault(task, []).append(family)
+    return "; or ".join(f"{', '.join(families)} For{task}" for task, families in by_task.items())
 
 
 def refuse_unsupported(model: nn.Module, unsupported: Mapping[str, str]) -> None:

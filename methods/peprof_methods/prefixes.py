@@ -73,6 +73,8 @@ class ProjectedPrefix(nn.Module):
 def check_attention(attention: nn.Module) -> None:
     """Raises UnsupportedModelError if an attention is neither eager nor sdpa, or has a prefix already."""
     config: Any = attention.config
+    if config._attn_implementation == NAME:
+        raise UnsupportedModelError("the model's attention has a prefix already: expected a model without")
     if config._attn_implementation not in BASES:
         raise UnsupportedModelError(
             f"{config._attn_implementation} attention can't take a prefix; expected one of {', '.join(BASES)}"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peprof_methods.architectures import architecture_of, join
-from peprof_methods.errors import require
+from peprof_methods.architectures import architecture_of, has_module, join
+from peprof_methods.errors import UnsupportedModelError, require
 from peprof_methods.roles import freeze_backbone
 
 Init = Literal["random", "vocabulary"]
@@ -231,7 +231,7 @@ class PromptTuning:
 
         Raises:
             ValueError: the prompt takes all positions that the model has.
-            UnsupportedModelError: for an unknown architecture.
+            UnsupportedModelError: for an unknown architecture, or a model that has a prompt.
         """
         architecture = architecture_of(model)
         first, *others = architecture.stacks
@@ -239,6 +239,8 @@ class PromptTuning:
         runs = whole.get_submodule(first.path)
         reader = runs if isinstance(runs, PreTrainedModel) else whole
         assert isinstance(reader, PreTrainedModel), join(architecture.backbone, first.path)
+        if has_module(reader, "prompt"):
+            raise UnsupportedModelError(f"{type(model).__name__} has a prompt already: expected one without")
         positions = _positions(reader)
         if positions is not None:
             require(self.tokens < positions, "tokens", self.tokens, f"less than the {positions} positions")

@@ -23,6 +23,8 @@ LinearRole = Literal[
 LINEAR_ROLES: tuple[LinearRole, ...] = get_args(LinearRole)
 ROLES = (*LINEAR_ROLES, "layernorm", "embedding", "head")
 
+_UNCHANGED = "a model to which no other method has been applied"
+
 
 def backbone(model: nn.Module) -> nn.Module:
     """The model without its head; the model itself where that is no part of its own."""
@@ -30,9 +32,20 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def stack_layers(model: nn.Module, stack: Stack) -> nn.ModuleList:
-    """The layers of one of the architecture's stacks, first to last."""
-    found = backbone(model).get_submodule(join(stack.path, stack.layers))
+    """The layers of one of the architecture's stacks, first to last.
+
+    Raises:
+        UnsupportedModelError: if they aren't there (a ladder has taken their place), or if one layer is used
+            in several places: what is done to each layer would be done to it several times.
+    """
+    whole, path = backbone(model), join(stack.path, stack.layers)
+    name = type(model).__name__
+    if not has_module(whole, path):
+        raise UnsupportedModelError(f"{name} has no layers under {path}: expected {_UNCHANGED}")
+    found = whole.get_submodule(path)
     assert isinstance(found, nn.ModuleList)
+    if len({id(layer) for layer in found}) < len(found):
+        raise UnsupportedModelError(f"{name} uses one layer in several places: expected layers of their own")
     return found
 
 
@@ -129,15 +142,24 @@ def linears_by_role(model: nn.Module, roles: Iterable[str]) -> dict[str, nn.Line
 
     Raises:
         UnsupportedModelError: if one is something else (an adapter that was applied before, a quantised
-            layer), or if the architecture has none of the roles.
+            layer), if two of them share a weight, or if the architecture has none of the roles.
     """
     wanted = tuple(roles)
     linears: dict[str, nn.Linear] = {}
     for name, module in modules_by_role(model, wanted).items():
         # Exactly nn.Linear: a subclass has a forward of its own, which a replacement would silently drop.
         if type(module) is not nn.Linear:
-            raise UnsupportedModelError(f"{name} is a {type(module).__name__}; expected torch.nn.Linear")
+            kind = type(module).__name__
+            raise UnsupportedModelError(
+                f"{name} is of type {kind}: expected torch.nn.Linear, in {_UNCHANGED}"
+            )
         linears[name] = module
     if not linears:
         raise UnsupportedModelError(f"{type(model).__name__} has no module for {', '.join(wanted)}")
+    first_with: dict[int, str] = {}
+    for name, linear in linears.items():
+        # What changes the one's weight for itself, as PiSSA does, would change the other's as well.
+        other = first_with.setdefault(id(linear.weight), name)
+        if other != name:
+            raise UnsupportedModelError(f"{other} and {name} share a weight: expected one for each")
     return linears

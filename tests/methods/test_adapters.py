@@ -274,5 +274,5 @@ def test_a_wrong_value_is_named(method: Any, options: dict[str, Any], message: s
 
 def test_a_second_adapter_is_refused() -> None:
     model = Pfeiffer().apply(tiny("bert"))
-    with pytest.raises(UnsupportedModelError, match=r"is a AdapterLinear; expected torch\.nn\.Linear"):
+    with pytest.raises(UnsupportedModelError, match=r"is of type AdapterLinear: expected torch\.nn\.Linear"):
         Houlsby().apply(model)

@@ -378,7 +378,7 @@ def test_attention_that_takes_no_prefix_is_refused() -> None:
         PTuningV2().apply(model)
     assert all(p.requires_grad for p in model.parameters())
     model = PTuningV2().apply(tiny("llama-lm"))
-    with pytest.raises(UnsupportedModelError, match="peprof_prefix attention can't take a prefix"):
+    with pytest.raises(UnsupportedModelError, match="has a prefix already"):
         PrefixTuning().apply(model)
 
 
