@@ -11,6 +11,8 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 
+from peprof.meters.sampler import Sampler
+
 Mark = Callable[[str | None], None]
 """Called by a step at the start of each phase with the phase's name, and with ``None`` at the step's end."""
 
@@ -237,6 +239,13 @@ class Device(ABC):
     def why_no_energy(self) -> str | None:
         """Why ``energy_j`` is ``None``; ``None`` where it isn't."""
         return "there is no counter of joules that is known for this device"
+
+    def sampler(self) -> Sampler | None:
+        """Follows energy, power and what slows the device down, in a process of its own, while it is entered.
+
+        ``None`` where there is nothing to follow.
+        """
+        return None
 
 
 Edge = TypeVar("Edge")

@@ -17,6 +17,8 @@ from typing_extensions import override
 
 from peprof.devices.base import Device, DeviceFacts, PhaseBytes, PhaseClock, StepBytes, StepTime, group_edges
 from peprof.devices.resident import ResidentPeakMeter
+from peprof.meters import rapl
+from peprof.meters.sampler import Sampler, rapl_sampler
 
 RANGE_PREFIX = "peprof::phase::"
 
@@ -136,8 +138,11 @@ class CpuDevice(Device):
 
     kind = "cpu"
 
-    def __init__(self) -> None:
+    def __init__(self, *, powercap: Path = rapl.ROOT) -> None:
         self.torch_device = torch.device("cpu")
+        self._powercap = powercap
+        self._joules: rapl.RaplCounter | None = None
+        self._why_no_energy: str | None = None
 
     @override
     def facts(self) -> DeviceFacts:
@@ -164,8 +169,29 @@ class CpuDevice(Device):
         return ResidentPeakMeter()
 
     @override
-    def why_no_energy(self) -> str:
-        return "a processor's counters of joules are readable by administrators alone, so they aren't read"
+    def energy_j(self) -> float | None:
+        self._why_no_energy = None
+        try:
+            if self._joules is None:
+                self._joules = rapl.RaplCounter(self._powercap)
+                self._joules.keep_looking()
+            joules = self._joules.look()
+        except rapl.RaplUnavailableError as error:
+            self._why_no_energy = str(error)
+            return None
+        if self._joules.life:
+            # For good: differences across that moment would mean nothing, and nobody knows who forms one.
+            self._why_no_energy = "the processor's counter of joules was set back, as by a suspended machine"
+            return None
+        return joules
+
+    @override
+    def why_no_energy(self) -> str | None:
+        return rapl.why_unreadable(self._powercap) if self._why_no_energy is None else self._why_no_energy
+
+    @override
+    def sampler(self) -> Sampler | None:
+        return rapl_sampler(self._powercap) if rapl.why_unreadable(self._powercap) is None else None
 
 
 def _processor_name() -> str:

@@ -28,6 +28,7 @@ from peprof.devices.base import (
     StepTime,
     group_edges,
 )
+from peprof.meters.sampler import Sampler, nvml_sampler
 
 _POOL_COUNTERS = tuple(field.name for field in fields(PoolBytes))
 """They are named as the allocator names them."""
@@ -225,9 +226,13 @@ class CudaDevice(Device):
 
     @override
     def why_no_energy(self) -> str | None:
-        if self.energy_j() is not None:
-            return None
-        return "NVIDIA's management library doesn't tell the energy of this device"
+        uuid = self._uuid()
+        return nvml.why_no_energy(uuid) if uuid is not None else "torch doesn't tell this device's UUID"
+
+    @override
+    def sampler(self) -> Sampler | None:
+        uuid = self._uuid()
+        return nvml_sampler(uuid, os.getpid()) if uuid is not None else None
 
     def _uuid(self) -> str | None:
         uuid = getattr(self._cuda.get_device_properties(self.torch_device), "uuid", None)

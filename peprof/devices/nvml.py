@@ -14,6 +14,7 @@ from typing import Any
 import pynvml
 
 from peprof.devices.base import DeviceBytes
+from peprof.meters import nvml_errors, nvml_handle
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def device_bytes(
     """
     try:
         with _session(nvml):
-            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            handle = nvml_handle.find(nvml, uuid).own
             own = _process_bytes(nvml, handle, pid)
             if own is not None and own >= at_least:
                 return DeviceBytes(used_bytes=own, of="process")
@@ -72,12 +73,26 @@ def energy_j(uuid: str, *, nvml: ModuleType | Any = pynvml) -> float | None:
         uuid: as the library names the device: ``GPU-...``.
         nvml: the library.
     """
+    found = _energy(uuid, nvml)
+    return found if isinstance(found, float) else None
+
+
+def why_no_energy(uuid: str, *, nvml: ModuleType | Any = pynvml) -> str | None:
+    """Why ``energy_j`` is ``None`` for a device; ``None`` where it isn't."""
+    found = _energy(uuid, nvml)
+    return found if isinstance(found, str) else None
+
+
+def _energy(uuid: str, nvml: ModuleType | Any) -> float | str:
+    """Joules, or why there are none."""
     try:
         with _session(nvml):
-            millijoules = nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByUUID(uuid))
-    except nvml.NVMLError:
-        return None
-    return float(millijoules) / 1e3
+            handle = nvml_handle.find(nvml, uuid)
+            if handle.divided:
+                return nvml_handle.SLICE_HAS_NO_ENERGY
+            return float(nvml.nvmlDeviceGetTotalEnergyConsumption(handle.whole)) / 1e3
+    except nvml.NVMLError as error:
+        return f"NVIDIA's management library doesn't tell this device's energy: {nvml_errors.why(error)}"
 
 
 def _process_bytes(nvml: ModuleType | Any, handle: Any, pid: int) -> int | None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from peprof.devices import DeviceBytes
-from peprof.devices.nvml import device_bytes, driver_version, energy_j
+from peprof.devices.nvml import device_bytes, driver_version, energy_j, why_no_energy
+from tests.meters.fake_nvml import UUID, FakeTime
+from tests.meters.fake_nvml import FakeNvml as PlayedNvml
 
 MIB = 2**20
 
@@ -38,6 +40,12 @@ class FakeNvml:
         if uuid != "GPU-1234":
             raise self.NVMLError("Not Found")
         return "handle"
+
+    def nvmlDeviceIsMigDeviceHandle(self, handle: str) -> bool:
+        return False
+
+    def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
+        raise self.NVMLError("Not Supported")
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[Any]:
         assert handle == "handle"
@@ -86,4 +94,22 @@ def test_what_cannot_be_known_is_none() -> None:
 def test_energy_is_told_in_joules() -> None:
     nvml = FakeNvml({})
     assert energy_j("GPU-1234", nvml=nvml) == 12_345.678
+    assert why_no_energy("GPU-1234", nvml=nvml) is None
     assert nvml.sessions == 0
+
+
+def test_a_part_of_a_gpu_has_memory_but_no_energy() -> None:
+    """CUDA tells a part's number without saying that it is one."""
+    nvml = PlayedNvml(FakeTime(), part=True, processes={7: 30 * MIB})
+    assert device_bytes(UUID, 7, nvml=nvml) == DeviceBytes(used_bytes=30 * MIB, of="process")
+    assert device_bytes(UUID, 8, nvml=nvml) == DeviceBytes(used_bytes=90 * MIB, of="device")
+    assert energy_j(UUID, nvml=nvml) is None
+    assert "part of a GPU (MIG)" in str(why_no_energy(UUID, nvml=nvml))
+    assert nvml.sessions == 0
+
+
+@pytest.mark.parametrize(("code", "words"), [(9, "driver isn't loaded"), (4, "needs permission")])
+def test_why_there_is_no_energy(code: int, words: str) -> None:
+    nvml = PlayedNvml(FakeTime(), faults=lambda function, t: code if function == "nvmlInit" else None)
+    assert energy_j(UUID, nvml=nvml) is None
+    assert words in str(why_no_energy(UUID, nvml=nvml))

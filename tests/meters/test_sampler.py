@@ -1,0 +1,112 @@
+"""The sampler's process: it starts, follows a stand-in GPU, and ends whatever happens beside it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from peprof.meters.sampler import Sampler, nvml_sampler
+from peprof.meters.window import look_at
+from tests.meters.fake_nvml import UUID
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _finds_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def gpu_sampler() -> Sampler:
+    return nvml_sampler(UUID, os.getpid(), library="tests.meters.fake_nvml")
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
+
+
+def test_it_follows_a_gpu_from_a_process_of_its_own(tmp_path: Path) -> None:
+    with gpu_sampler() as sampler:
+        pid = sampler.pid
+        assert pid not in (None, os.getpid())
+        begin_s = time.perf_counter()
+        time.sleep(1.5)
+        end_s = time.perf_counter()
+    assert pid is not None
+    assert gone(pid)
+    trace = sampler.trace()
+    assert trace.why_cut is None
+    seen = look_at(trace, begin_s, end_s)
+    assert seen.energy_j == pytest.approx(200.0 * (end_s - begin_s), rel=0.25)  # 15 periods; looks come late
+    assert seen.integrated_j == pytest.approx(200.0 * (end_s - begin_s), rel=1e-3)
+    assert seen.unavailable["process_bytes"].startswith("the library doesn't list this process")
+
+
+def test_it_ends_with_an_exception_of_what_is_measured() -> None:
+    sampler = gpu_sampler()
+    with pytest.raises(ZeroDivisionError), sampler:
+        pid = sampler.pid
+        _ = 1 / 0
+    assert pid is not None
+    assert gone(pid)
+    assert sampler.trace().readings
+
+
+def test_what_was_seen_stays_when_it_is_killed() -> None:
+    with gpu_sampler() as sampler:
+        begin_s = time.perf_counter()
+        time.sleep(0.3)
+        assert sampler.pid is not None
+        os.kill(sampler.pid, signal.SIGKILL)
+        time.sleep(0.3)
+        end_s = time.perf_counter()
+    trace = sampler.trace()
+    assert trace.readings
+    assert trace.why_cut == "the sampler's process ended by itself (signal 9)"
+    seen = look_at(trace, begin_s, end_s)
+    assert (seen.energy_j, seen.integrated_j) == (None, None)
+    assert seen.unavailable["energy_j"] == seen.unavailable["integrated_j"] == trace.why_cut
+
+
+def test_a_library_that_crashes_takes_nobody_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_NVML", "crash")
+    with gpu_sampler() as sampler:
+        deadline_s = time.perf_counter() + 30
+        while psutil.Process(sampler.pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.perf_counter() < deadline_s
+            time.sleep(0.02)
+    trace = sampler.trace()
+    assert trace.readings
+    assert trace.why_cut == (
+        "the sampler's process ended by itself (exit code 1): RuntimeError: the library has crashed"
+    )
+
+
+def test_a_process_that_cannot_even_begin() -> None:
+    with nvml_sampler(UUID, 1, library="no_such_library") as sampler:
+        pass
+    assert sampler.trace().readings == ()
+    assert sampler.trace().why_cut == (
+        "the sampler's process ended by itself (exit code 1): "
+        "ModuleNotFoundError: No module named 'no_such_library'"
+    )
+    seen = look_at(sampler.trace(), 1.0, 6.0)
+    assert seen.energy_j is None
+    assert set(seen.unavailable.values()) == {sampler.trace().why_cut}
+
+
+def test_it_never_imports_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, peprof.meters.process, peprof.meters.sampler, peprof.meters.window, "
+        "peprof.meters.nvml_source, peprof.meters.rapl\nprint({'torch', 'numpy'} & set(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
