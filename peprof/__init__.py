@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from peprof.profiler.latency import measure_latency as measure_latency
     from peprof.profiler.memory import measure_memory as measure_memory
     from peprof.profiler.profile import profile_step as profile_step
+    from peprof.profiler.work import measure_work as measure_work
     from peprof.results.frame import load_results as load_results
     from peprof.results.record import RunRecord as RunRecord
     from peprof.results.store import ResultStore as ResultStore
@@ -30,6 +31,7 @@ _HOMES = {
     "measure_latency": "peprof.profiler.latency",
     "measure_memory": "peprof.profiler.memory",
     "profile_step": "peprof.profiler.profile",
+    "measure_work": "peprof.profiler.work",
     "load_results": "peprof.results.frame",
     "RunRecord": "peprof.results.record",
     "ResultStore": "peprof.results.store",
