@@ -202,6 +202,51 @@ class PeakBreakdown(Piece):
     uncounted_bytes: int
 
 
+class EnergyResult(Piece):
+    """What steps took, counted over several seconds in a pass of its own. ``None``: see ``unavailable``.
+
+    Energy is that of the device, by all that used it meanwhile: of a whole GPU, or of all processors.
+
+    Args:
+        steps: that were run meanwhile; 0 where there is no counter, so that nothing was run.
+        seconds: from before the first of them to after the last; ``None`` where nothing was run.
+        energy_j: the counter's difference.
+        step_energy_j, sample_energy_j: of that, for each step and each example.
+        mean_power_w: of that, for each second.
+        counter_period_s: from one move of the counter to the next, as found.
+        integrated_j: power over time, a second figure for ``energy_j``.
+        power_kind: of the power that was integrated: ``instant``, or ``usage``, on recent cards the mean of
+            a second.
+        power_w, sm_clock_mhz, memory_clock_mhz, temperature_c: the lowest, the middle and the highest look.
+        gpu_busy, memory_busy: the same for shares of time, each over up to a second before the look.
+        memory_used_bytes, process_bytes: the highest that was seen of the device, by all and by this process.
+        slowdowns: why clocks weren't higher -> share of the looks.
+        violations_s: policy -> seconds for which it held clocks down, as the driver counts them.
+        unavailable: figure -> why it is ``None``; ``energy_j`` stands for what is derived from it too.
+    """
+
+    steps: int
+    seconds: float | None = None
+    energy_j: float | None = None
+    step_energy_j: float | None = None
+    sample_energy_j: float | None = None
+    mean_power_w: float | None = None
+    counter_period_s: float | None = None
+    integrated_j: float | None = None
+    power_kind: Literal["instant", "usage"] | None = None
+    power_w: tuple[float, float, float] | None = None
+    sm_clock_mhz: tuple[float, float, float] | None = None
+    memory_clock_mhz: tuple[float, float, float] | None = None
+    temperature_c: tuple[float, float, float] | None = None
+    gpu_busy: tuple[float, float, float] | None = None
+    memory_busy: tuple[float, float, float] | None = None
+    memory_used_bytes: int | None = None
+    process_bytes: int | None = None
+    slowdowns: dict[str, float] | None = None
+    violations_s: dict[str, float] | None = None
+    unavailable: dict[str, str] = Field(default_factory=dict)
+
+
 class ShortResult(Piece):
     """The short phase: single steps on batches padded to ``max_length``.
 
@@ -214,6 +259,7 @@ class ShortResult(Piece):
         times: the timing pass; ``None`` when it didn't finish.
         memory: the memory pass, apart from the timing pass; ``None`` when it didn't finish.
         breakdown: the ledger's pass, apart from both; ``None`` when it didn't finish.
+        energy: the energy pass, apart from all; ``None`` where it wasn't asked for or didn't finish.
     """
 
     warmup_steps: int
@@ -224,6 +270,7 @@ class ShortResult(Piece):
     times: StepTimes | None
     memory: MemoryResult | None
     breakdown: PeakBreakdown | None = None
+    energy: EnergyResult | None = None
 
 
 class Evaluation(Piece):

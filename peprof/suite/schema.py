@@ -241,11 +241,14 @@ class ShortConfig(Part):
         warmup_steps: steps before measuring; cut short when they take a third of ``max_seconds``.
         steps: measured steps.
         max_seconds: stop the timing pass sooner, but never below 3 measured steps; ``None``: no limit.
+        energy_seconds: how long steps are run to count the device's joules; no time where it has no counter.
+            ``None``: they aren't counted.
     """
 
     warmup_steps: Annotated[int, Field(ge=1)] = 5
     steps: Annotated[int, Field(ge=3)] = 30
     max_seconds: OptionalPositive = 60.0
+    energy_seconds: OptionalPositive = 5.0
 
 
 class LimitsConfig(Part):
