@@ -45,8 +45,7 @@ class ClassifierStep:
 
     With ``parts`` a batch is cut along its examples, and forward and backward run once for each part: their
     phases are entered several times. The loss of each part is weighted by its share of what the whole batch's
-    loss is a mean over, so the gradients are those of the whole batch. Each part must have something to
-    predict.
+    loss is a mean over, so the gradients are those of the whole batch.
 
     With ``autocast="float16"`` small gradients would become zero, so the loss is scaled and the gradients are
     scaled back before they are clipped (``torch.amp.GradScaler``). A step whose gradients overflow leaves
@@ -136,7 +135,10 @@ class ClassifierStep:
         mark("forward")
         with self._cast():
             loss: torch.Tensor = self.model(**inputs).loss
-        if weight is not None:
+        if isinstance(weight, torch.Tensor):
+            # The mean over no token is no number, and its gradients are 0.
+            loss = torch.where(weight > 0, loss * weight, 0.0)
+        elif weight is not None:
             loss = loss * weight
         if first and self._loss_term is not None:
             loss = loss + self._loss_term()
