@@ -25,7 +25,7 @@ LORA = 'name = "lora"\nrank = 2\ndropout = 0.1'
 
 
 def full_suite(directory: Path, method: str, *, phases: str = '"short", "full"') -> LoadedSuite:
-    """Kept after each evaluation, that is every fourth step, but for the last."""
+    """Kept after each evaluation, that is every fourth step, but for the last; where steps are slow, oftener."""
     path = write_suite(directory, method, phases=phases, rows=64)
     return load_suite(path, overrides=OVERRIDES)
 
@@ -68,6 +68,10 @@ def found(record: RunRecord, store: ResultStore) -> tuple[Any, ...]:
     )
 
 
+def resumed_at(heard: Listener) -> list[int]:
+    return [int(notice.rpartition(" ")[2]) for notice in heard.notices if "resumed at step" in notice]
+
+
 def checkpoint_of(store: ResultStore, record: RunRecord) -> Path:
     return store.run_directory(record.run_id) / "checkpoint"
 
@@ -88,10 +92,11 @@ def test_a_killed_training_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) 
     record, store, heard = run(suite, tmp_path / "r")
     assert (record.status, record.attempt, record.warnings) == ("ok", 2, ())
     assert record.full is not None and record.full.resumes == 1
-    assert f"{record.run_id}: resumed at step 8" in heard.notices
+    (step,) = resumed_at(heard)
+    assert 8 <= step <= 9 and f"{record.run_id}: resumed at step {step}" in heard.notices
     phases = [event.phase for event in heard.events]
     assert "full: training" in phases and not any(phase.startswith("short") for phase in phases)
-    assert min(event.step for event in heard.events if event.phase == "full: training") == 8
+    assert min(event.step for event in heard.events if event.phase == "full: training") == step
     assert record.short == kept.short and record.short is not None and record.short.breakdown is not None
     assert store.read_memory(record.run_id) == kept.memory is not None
     assert not place.exists(), "a run with a result has nothing to go on with"
@@ -106,15 +111,16 @@ def test_a_killed_training_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) 
 
 
 def test_an_attempt_that_fails_after_a_newer_checkpoint_costs_only_the_steps_since(tmp_path: Path) -> None:
-    """Each attempt fails in its sixth step: at step 6, then 10, then 14; the fourth has four steps left."""
+    """Each attempt fails in its sixth step: at step 6, at the latest 11, and 16; the fourth has too few left."""
     suite = full_suite(tmp_path, faulty("raise", 6), phases='"full"')
     resumed = []
     for attempt in range(1, 5):
         record, store, heard = run(suite, tmp_path / "r")
         assert record.attempt == attempt and record.warnings == ()
         assert record.status == ("ok" if attempt == 4 else "failed")
-        resumed += [notice.rpartition(" ")[2] for notice in heard.notices if "resumed" in notice]
-    assert resumed == ["4", "8", "12"]
+        resumed += resumed_at(heard)
+    assert len(resumed) == 3
+    assert all(low <= step <= high for step, low, high in zip(resumed, (4, 8, 12), (5, 10, 15), strict=True))
     assert record.full is not None and record.full.resumes == 3
     plain, plain_store, _ = run(full_suite(tmp_path, faulty("ok", 1), phases='"full"'), tmp_path / "plain")
     assert found(record, store) == found(plain, plain_store)
@@ -126,11 +132,11 @@ def test_a_state_from_which_an_attempt_failed_is_not_tried_for_ever(tmp_path: Pa
     seldom = load_suite(path, overrides=(*OVERRIDES, "train.checkpoint_every_seconds=1000"))
     run(often, tmp_path / "r")  # kept at step 4, failed at step 6
     second, store, heard = run(seldom, tmp_path / "r")  # from step 4, failed at step 10, kept nothing
-    assert f"{second.run_id}: resumed at step 4" in heard.notices
+    (step,) = resumed_at(heard)
     history = store.read_history(second.run_id)
-    assert history is not None and len(history.loss) == 9
+    assert history is not None and step >= 4 and len(history.loss) == step + 5
     third, store, heard = run(seldom, tmp_path / "r")
-    assert not any("resumed" in notice for notice in heard.notices)
+    assert resumed_at(heard) == []
     history = store.read_history(third.run_id)
     assert history is not None and len(history.loss) == 5
     (warning,) = third.warnings
@@ -279,7 +285,9 @@ def test_a_full_disk_costs_no_training_and_leaves_no_half_file(
     assert [path.name for path in place.iterdir()] == ["training.pt"]
     whole = torch.load(place / "training.pt", weights_only=True)
     kept = read_checkpoint(place / "training.pt", run_id=whole["run_id"], conditions=whole["conditions"])
-    assert kept is not None and len(kept["training"]["loss"]) == 4
+    assert kept is not None
+    losses = kept["training"]["loss"]
+    assert 0 < len(losses) < 16 and losses == list(plain[0][: len(losses)])
 
 
 def test_where_no_directory_can_be_made_nothing_is_kept(tmp_path: Path, plain: tuple[Any, ...]) -> None:
