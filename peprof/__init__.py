@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from peprof.devices import open_device as open_device
+    from peprof.profiler.inference import measure_inference as measure_inference
     from peprof.profiler.latency import measure_latency as measure_latency
     from peprof.profiler.memory import measure_memory as measure_memory
     from peprof.profiler.profile import profile_step as profile_step
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "open_device": "peprof.devices",
+    "measure_inference": "peprof.profiler.inference",
     "measure_latency": "peprof.profiler.latency",
     "measure_memory": "peprof.profiler.memory",
     "profile_step": "peprof.profiler.profile",

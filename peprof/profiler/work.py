@@ -116,7 +116,8 @@ def measure_work(step: Step, batches: Sequence[Any], *, warmup_steps: int = 1) -
     with answers:
         for index in range(warmup_steps):
             run(batches[index % len(batches)], no_mark)
-        with WorkCounter() as counter:
+        counter = WorkCounter()
+        with counter:
             run(batch, counter.mark)
     return counter.result()
 

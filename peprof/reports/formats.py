@@ -11,6 +11,7 @@ __all__ = [
     "human_clock",
     "human_count",
     "human_energy",
+    "human_large",
     "human_metric",
     "human_percent",
     "human_ratio",
@@ -26,6 +27,7 @@ MISSING = "–"
 
 _CORRELATIONS = ("matthews", "pearson", "spearman", "pearson_spearman")
 _ENERGY_UNITS = (("mJ", 1e-3), ("J", 1.0), ("kJ", 1e3), ("MJ", 1e6))
+_LARGE_UNITS = (("k", 1e3), ("M", 1e6), ("G", 1e9), ("T", 1e12), ("P", 1e15))
 _COUNT_UNITS = ("", "K", "M", "B", "T")
 _TIME_UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"), (60.0, "min"), (3600.0, "h"))
 
@@ -51,6 +53,19 @@ def human_count(value: int) -> str:
         scaled /= 1000
         power += 1
     return significant(scaled) + _COUNT_UNITS[power]
+
+
+def human_large(value: float) -> str:
+    """A number that may be very large, with a prefix: ``850 M``, ``1.23 T``, ``4.50 P``."""
+    if not value:
+        return "0"
+    unit, size = "", 1.0
+    for next_unit, next_size in _LARGE_UNITS:
+        # compared as it would be printed, so that 999.7 M is 1.00 G and not 1,000 M
+        if float(significant(value / size).replace(",", "")) < 1000:
+            break
+        unit, size = f" {next_unit}", next_size
+    return f"{significant(value / size)}{unit}"
 
 
 def human_ratio(value: float) -> str:

@@ -247,6 +247,86 @@ class EnergyResult(Piece):
     unavailable: dict[str, str] = Field(default_factory=dict)
 
 
+class PhaseWorkResult(Piece):
+    """What a phase of a training step has to do.
+
+    Args:
+        phase: its name.
+        flops: floating-point operations of products, convolutions and attention, as executed.
+        bytes_accessed: read and written by operators, without what caches keep.
+    """
+
+    phase: str
+    flops: int
+    bytes_accessed: int
+
+
+class WorkResult(Piece):
+    """What a training step has to do, counted in a pass of its own.
+
+    Args:
+        phases: in the order in which they were first entered.
+        uncounted: operators that have work whose operations aren't known: the sums lack them.
+        peak_flops_per_s: the device's, for the number format of the products; ``None`` where it isn't known.
+        peak_words: which peak it is, or why there is none.
+    """
+
+    phases: tuple[PhaseWorkResult, ...]
+    uncounted: tuple[str, ...] = ()
+    peak_flops_per_s: float | None = None
+    peak_words: str = ""
+
+
+class InferenceTimesResult(Piece):
+    """Seconds of each round of the inference pass.
+
+    Args:
+        forward_s: of a forward pass in evaluation mode.
+        prefill_s: from a prompt to its first new token; empty where nothing is generated.
+        token_s: of each further token; empty where nothing is generated.
+    """
+
+    forward_s: tuple[float, ...]
+    prefill_s: tuple[float, ...] = ()
+    token_s: tuple[float, ...] = ()
+
+
+class InferenceCostResult(Piece):
+    """What one form of a model costs when it is used.
+
+    Args:
+        times: of the model.
+        plain: of the plain backbone in the same rounds.
+        model_bytes: parameters and buffers.
+        peak_bytes: these, and the most that a forward pass and its batch need beside them.
+        cached: generates with a cache of keys and values; ``None`` where nothing is generated.
+    """
+
+    times: InferenceTimesResult
+    plain: InferenceTimesResult | None
+    model_bytes: int
+    peak_bytes: int
+    cached: bool | None = None
+
+
+class InferenceResult(Piece):
+    """What using a trained model costs, beside the plain backbone.
+
+    Args:
+        clock: as of ``StepTimes``.
+        adapted: as it was trained.
+        merged: with the adapter folded into the weights; ``None`` where the method can't.
+        plain_peak_bytes: of the plain backbone.
+        new_tokens: generated in each round; 0 where nothing was.
+    """
+
+    clock: Literal["perf_counter", "cuda_events"]
+    adapted: InferenceCostResult
+    merged: InferenceCostResult | None = None
+    plain_peak_bytes: int | None = None
+    new_tokens: int = 0
+
+
 class ShortResult(Piece):
     """The short phase: single steps on batches padded to ``max_length``.
 
@@ -259,6 +339,9 @@ class ShortResult(Piece):
         times: the timing pass; ``None`` when it didn't finish.
         memory: the memory pass, apart from the timing pass; ``None`` when it didn't finish.
         breakdown: the ledger's pass, apart from both; ``None`` when it didn't finish.
+        work: operations and bytes of a step, in a pass of its own; ``None`` when it didn't finish.
+        inference: of the model that the short phase trained; ``None`` where it wasn't asked for or didn't
+            finish.
         energy: the energy pass, apart from all; ``None`` where it wasn't asked for or didn't finish.
     """
 
@@ -271,6 +354,8 @@ class ShortResult(Piece):
     memory: MemoryResult | None
     breakdown: PeakBreakdown | None = None
     energy: EnergyResult | None = None
+    work: WorkResult | None = None
+    inference: InferenceResult | None = None
 
 
 class Evaluation(Piece):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from peprof.devices import Device
 from peprof.results.record import ModelFacts, ParameterCounts
@@ -103,6 +104,21 @@ class Subject:
             owners=applied.owners,
             facts=backbone.facts,
         )
+
+    def build_plain(self) -> nn.Module:
+        """The backbone alone, on the device: its head has other random weights than that of ``build``."""
+        spec = self._spec
+        backbone = load_backbone(
+            spec.model,
+            num_labels=self._data.facts.num_labels,
+            texts=lambda: tokenizer_texts(self._data.train, spec.data),
+            source=self._source,
+            task=spec.data.task,
+            words=spec.data.verbalizers,
+        )
+        plain: Any = backbone.model
+        moved: nn.Module = plain.to(self._device.torch_device)
+        return moved
 
     def _examples_for(self, method: object) -> Iterator[Mapping[str, torch.Tensor]]:
         """Training examples for a method that asks for some; drawn by the run's seed."""

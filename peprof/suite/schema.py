@@ -243,12 +243,15 @@ class ShortConfig(Part):
         max_seconds: stop the timing pass sooner, but never below 3 measured steps; ``None``: no limit.
         energy_seconds: how long steps are run to count the device's joules; no time where it has no counter.
             ``None``: they aren't counted.
+        inference: also measure what using the model costs, merged and not, beside the plain backbone, which
+            is loaded for it once more.
     """
 
     warmup_steps: Annotated[int, Field(ge=1)] = 5
     steps: Annotated[int, Field(ge=3)] = 30
     max_seconds: OptionalPositive = 60.0
     energy_seconds: OptionalPositive = 5.0
+    inference: bool = False
 
 
 class LimitsConfig(Part):

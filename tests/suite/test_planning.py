@@ -172,7 +172,9 @@ _DECIDING: dict[str, dict[str, object]] = {
         "optimizer_options": {"eps": 0.5}, "gradient_accumulation_steps": 2, "autocast": "bfloat16",
         "max_seconds": 5.0, "keep": "best", "early_stopping_patience": 5,
     },
-    "short": {"warmup_steps": 6, "steps": 6, "max_seconds": None, "energy_seconds": None},
+    "short": {
+        "warmup_steps": 6, "steps": 6, "max_seconds": None, "energy_seconds": None, "inference": True,
+    },
     "method": {"name": "b", "options": {"rank": 9, "targets": ("attention.query",)},
                "gradient_checkpointing": True},
 }  # fmt: skip
