@@ -122,6 +122,7 @@ def _show_tables(
     found: FoundRun, divisions: tuple[Division, ...], *, phase: str | None, depth: int, top: int | None
 ) -> None:
     """Memory and time; time alone where memory was not looked at and nobody asks for a part of it."""
+    from peprof.reports.energy import print_energy
     from peprof.reports.leaderboard import results_console
     from peprof.reports.memory import print_heading, print_memory
     from peprof.reports.time_spent import print_time_spent
@@ -136,6 +137,9 @@ def _show_tables(
     else:
         by = divisions or ("category", "module")
         print_memory(console, found, by=by, phase=phase, depth=depth, top=top)
+    energy = record.short.energy if record is not None and record.short is not None else None
+    if energy is not None:
+        print_energy(console, energy)
     if spent is not None:
         print_time_spent(console, spent)
 

@@ -244,6 +244,7 @@ _ALL = (
     _measure("run_peak", ("peak of", "whole run"), "run_peak_bytes", human_bytes),
     _measure("energy", ("training", "energy"), "energy_j", human_energy),
     _measure("sample_energy", ("energy per", "sample"), "joules_per_sample", human_energy),
+    _measure("step_energy", ("energy per", "sample, step"), "step_joules_per_sample", human_energy),
     _measure("reserved", ("reserved", "memory"), "peak_reserved_bytes", human_bytes),
     _measure("checkpoint", ("checkpoint",), "checkpoint_bytes", human_bytes),
     _measure("epoch_time", ("time per", "epoch"), "epoch_time_s", human_seconds),

@@ -132,6 +132,9 @@ def _memory(record: RunRecord) -> dict[str, Any]:
     memory = record.short.memory if record.short else None
     if memory:
         row |= {name: getattr(memory, name) for name in _OF_MEMORY} | {"memory_source": memory.source}
+    if record.short and record.short.energy:
+        energy = record.short.energy
+        row |= {"step_energy_j": energy.step_energy_j, "step_joules_per_sample": energy.sample_energy_j}
     if record.short and record.short.breakdown:
         row |= _breakdown(record.short.breakdown)
     peak = record.full.peak if record.full else None

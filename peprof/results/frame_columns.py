@@ -170,6 +170,8 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             ),
             _column("memory_by_category", "json", "the ledger's peak by all categories", "dropped"),
             _bytes("saved_for_backward_bytes", "activations kept for backward when it begins"),
+            _column("step_energy_j", "number", "joules of a step in the short phase", "median", unit="J"),
+            _column("step_joules_per_sample", "number", "of a step's examples each", "median", unit="J"),
             _column(
                 "run_peak_bytes",
                 "bytes",

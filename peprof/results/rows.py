@@ -74,6 +74,7 @@ class Row:
         run_peak_source: who counted it.
         energy_j: of all training steps of one training.
         joules_per_sample: of training.
+        step_joules_per_sample: of single steps, in the short phase.
         memory_ratio, step_ratio: to the reference's row in the same table.
         best: names of the fields and metrics in which this row is the table's best.
         on_front: on the Pareto front of memory and the deciding metric; ``None`` where there is no front.
@@ -119,6 +120,7 @@ class Row:
     run_peak_source: str | None
     energy_j: float | None
     joules_per_sample: float | None
+    step_joules_per_sample: float | None = None
     memory_ratio: float | None = None
     step_ratio: float | None = None
     best: frozenset[str] = frozenset()
@@ -270,6 +272,9 @@ def _row(runs: Sequence[RunRecord]) -> Row:
         run_peak_source=peaks[0].source if peaks else None,
         energy_j=_middle(full.energy_j for full in fulls),
         joules_per_sample=_middle(_joules_per_sample(run) for run in runs),
+        step_joules_per_sample=_middle(
+            run.short.energy.sample_energy_j for run in runs if run.short and run.short.energy
+        ),
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
     )
 
