@@ -194,10 +194,10 @@ class AdaLoRA:
         """
         last = total_steps - self.final_steps
         target = ranks // self.initial_rank * self.target_rank
+        if step >= min(last, total_steps - 1):
+            return target
         if step <= self.initial_steps:
             return ranks
-        if step > last:
-            return target
         left = 1 - (step - self.initial_steps) / (last - self.initial_steps)
         return int((ranks - target) * left**3 + target)
 
@@ -208,13 +208,21 @@ class AdaLoRA:
             model: as returned by ``apply``, with the gradients of this step.
             step: steps done before this one, from 0.
             total_steps: that the training is planned to have.
+
+        Raises:
+            ValueError: the training is so short that no rank would ever be pruned.
         """
+        expected = f"together less than the {total_steps} steps of the training"
+        fits = self.initial_steps + self.final_steps < total_steps
+        require(fits, "initial_steps + final_steps", self.initial_steps + self.final_steps, expected)
         layers = _layers(model)
         last = total_steps - self.final_steps
         if step < last:
             for layer in layers:
                 layer.learn_importance(self.beta1, self.beta2)
-        if step == last or (self.initial_steps < step < last and step % self.interval_steps == 0):
+        # With no final steps the last one allocates, whatever the interval: there is no other to end with.
+        ends = step == min(last, total_steps - 1)
+        if ends or (self.initial_steps < step < last and step % self.interval_steps == 0):
             self._allocate(layers, self.budget(step, total_steps, len(layers) * self.initial_rank))
         elif step > last:
             for layer in layers:

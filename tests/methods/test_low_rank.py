@@ -263,8 +263,9 @@ def test_vera_shares_one_pair_that_is_not_saved() -> None:
 # ---- AdaLoRA
 
 
-def test_adalora_ends_with_the_ranks_that_it_was_asked_for() -> None:
-    method = AdaLoRA(initial_rank=5, target_rank=2, final_steps=3, interval_steps=2)
+@pytest.mark.parametrize(("final_steps", "interval_steps"), [(3, 2), (0, 1), (0, 50)])
+def test_adalora_ends_with_the_ranks_that_it_was_asked_for(final_steps: int, interval_steps: int) -> None:
+    method = AdaLoRA(initial_rank=5, target_rank=2, final_steps=final_steps, interval_steps=interval_steps)
     model, inputs = method.apply(tiny("distilbert")), batch("distilbert")
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for step in range(12):
@@ -277,11 +278,14 @@ def test_adalora_ends_with_the_ranks_that_it_was_asked_for() -> None:
     assert sum(int(p.count_nonzero()) for p in values) == 4 * 2
 
 
-def test_adalora_of_a_training_too_short_for_its_schedule_prunes_nothing() -> None:
-    method = AdaLoRA(initial_rank=4, target_rank=1, initial_steps=50, final_steps=50)
+def test_adalora_of_a_training_too_short_for_its_schedule_is_refused() -> None:
+    """As the ``peft`` library does: it would stay LoRA of the initial rank under another name."""
+    method = AdaLoRA(initial_rank=4, target_rank=1, initial_steps=2, final_steps=1)
     model = method.apply(tiny("bert"))
-    scatter(model)
-    for step in range(3):
-        model(**batch("bert")).loss.backward()
-        method.after_step(model, step, 3)
-    assert all(p.count_nonzero() == 4 for n, p in model.named_parameters() if n.endswith("lora_E"))
+    model(**batch("bert")).loss.backward()
+    with pytest.raises(ValueError) as caught:
+        method.after_step(model, 0, 3)
+    assert str(caught.value) == (
+        "initial_steps + final_steps=3: expected together less than the 3 steps of the training"
+    )
+    method.after_step(model, 0, 4)
