@@ -88,19 +88,22 @@ class DynamicFusion(Fusion):
 
     def prepare(self, states: Sequence[Tensor], real: Tensor | None) -> list[Any]:
         """Each state with the weights of its positions, (batch, length, 1), the same for all of them."""
-        first = states[0]
-        counts = torch.ones_like(first[..., :1]) if real is None else (_checked(real) != 0)[..., None]
-        counts = counts.to(first.dtype)
+        counts = torch.ones_like(states[0][..., :1]) if real is None else (_checked(real) != 0)[..., None]
+        counts = counts.to(states[0].dtype)
         return [(state, counts) for state in states]
 
     def forward(self, index: int, side: Tensor, read: tuple[Tensor, Tensor]) -> Tensor:
         """Mix the two streams; see ``Fusion`` for arguments and shapes."""
         state, counts = read
+        # Sums in float32 at least: bfloat16 counts to 256 only, and float16 ends at 65504.
+        wide = torch.promote_types(state.dtype, torch.float32)
         if self.causal:  # the linear of a mean is the mean of the linear: one number a position to sum up
-            score = (self.gate[index](state) * counts).cumsum(1) / counts.cumsum(1).clamp(min=1)
+            sums = (self.gate[index](state) * counts).cumsum(1, dtype=wide)
+            score = sums / counts.cumsum(1, dtype=wide).clamp(min=1)
         else:
-            score = self.gate[index]((state * counts).sum(1, True) / counts.sum(1, True).clamp(min=1))
-        return _mix(torch.sigmoid(score), side, state)
+            sums = (state * counts).sum(1, True, dtype=wide)
+            score = self.gate[index]((sums / counts.sum(1, True, dtype=wide).clamp(min=1)).to(state.dtype))
+        return _mix(torch.sigmoid(score).to(side.dtype), side, state)
 
 
 class AttentionFusion(Fusion):

@@ -85,6 +85,11 @@ class Ladder(nn.Module):
         self.side_layers = nn.ModuleList(rungs.side_layers)
         self.embeddings_to_every_layer = rungs.embeddings_to_every_layer
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's, for whoever asks the model."""
+        embeddings: nn.Module = cast(Any, self.backbone).get_input_embeddings()
+        return embeddings
+
     def keep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What a side layer needs of its backbone layer's arguments, the hidden states not among ``args``."""
         return args, kwargs
@@ -141,8 +146,9 @@ class Ladder(nn.Module):
         total: Tensor | None = None  # of those heard so far of several that feed one side layer
 
         def enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            state = _fitting(args[0], self.down_first)
             with torch.set_grad_enabled(with_grad):
-                heard.first = self.down_first(args[0])
+                heard.first = self.down_first(state)
 
         def leave_of(index: int) -> Any:
             rung = rung_of[index]
@@ -156,6 +162,7 @@ class Ladder(nn.Module):
                     if index != fed_by[-1]:
                         return
                     state, total = total / len(fed_by), None
+                state = _fitting(state, self.down[rung])
                 with torch.set_grad_enabled(with_grad):
                     heard.states.append(self.down[rung](state))
                 heard.calls.append(self.keep(args[1:], kwargs))
@@ -228,6 +235,18 @@ def _downsampling(width: int, side_width: int, rank: int | None) -> nn.Module:
     if rank is None:
         return nn.Linear(width, side_width)
     return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, side_width))
+
+
+def _fitting(state: Tensor, module: nn.Module) -> Tensor:
+    """A state that isn't wider than the parameters of the module that reads it.
+
+    T5 in float16 leaves part of itself in float32, so that its states become float32, and as large.
+    """
+    dtype = next(module.parameters()).dtype
+    if torch.promote_types(state.dtype, dtype) == dtype:
+        return state
+    limit = torch.finfo(dtype).max
+    return state.clamp(-limit, limit).to(dtype)
 
 
 def _state(output: Any) -> Tensor:

@@ -285,7 +285,7 @@ class _VectorsLowRankLinear(torch.autograd.Function):
             narrow = torch.mm(grad, (b * inner * outer[:, None]).to(grad.dtype)).mul_(1 / (1 - ctx.dropout))
             grad_rows = _grad_of_rows(grad, weight, narrow, a, kept)
         # b times the gradient that B would have: summed over either side, it gives the vectors' gradients.
-        product = torch.mm(grad.t(), low).to(b.dtype).mul_(b)
+        product = torch.mm(grad.t(), low).to(outer.dtype).mul_(b)
         grad_weight = torch.mm(grad.t(), rows) if for_weight else None
         grad_bias = grad.sum(0) if for_bias else None
         return grad_rows, grad_weight, grad_bias, None, None, outer @ product, product @ inner, None

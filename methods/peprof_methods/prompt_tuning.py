@@ -63,7 +63,7 @@ class Prompt(nn.Module):
             chosen = torch.randint(len(vocabulary), (tokens,), device=vocabulary.device)
             start = vocabulary[chosen]
         else:
-            start = torch.randn_like(vocabulary[:1].expand(tokens, -1)) * vocabulary.float().std()
+            start = torch.randn_like(vocabulary[:1].expand(tokens, -1)) * vocabulary.std()
         self.embedding = nn.Parameter(start.to(vocabulary.dtype))
         self.behind_first = behind_first
         self.positions = _positions(reader)

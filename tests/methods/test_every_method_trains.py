@@ -263,6 +263,23 @@ def test_bfloat16_runs(case: Case, architecture: str) -> None:
     assert gradients(model).keys() == trainable(model).keys()
 
 
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_a_t5_in_float16_as_transformers_loads_it(case: Case) -> None:
+    """One of its matrices stays in float32, and so do the states that go from layer to layer."""
+    backbone = plain("t5-classifier").half()
+    for name, module in backbone.named_modules():
+        if name.endswith("DenseReluDense.wo"):
+            module.float()
+    inputs = batch("t5-classifier")
+    model = applied(case, backbone, "t5-classifier")[1]
+    if case.kind.family not in ("side network", "prompt"):  # which start as something else
+        expected = evaluated(plain("t5-classifier"), inputs).logits
+        torch.testing.assert_close(evaluated(model, inputs).logits.float(), expected, atol=0.05, rtol=0.05)
+    model(**inputs).loss.backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+    assert gradients(model).keys() == trainable(model).keys()
+
+
 @where_it_works
 def test_autocast_runs(case: Case, architecture: str) -> None:
     model = applied(case, plain(architecture), architecture)[1]

@@ -252,6 +252,14 @@ def test_a_failed_pass_leaves_no_hook_behind() -> None:
     assert torch.equal(model(**inputs).logits, expected)
 
 
+@pytest.mark.parametrize("architecture", ["distilbert", "bert", "t5-classifier", "llama-lm"])
+def test_the_model_still_knows_its_embeddings(architecture: str) -> None:
+    model: Any = tiny(architecture)
+    embeddings = model.get_input_embeddings()
+    LadderSideTuning(reduction=4).apply(model)
+    assert model.get_input_embeddings() is embeddings
+
+
 def test_a_copy_is_a_ladder_of_its_own() -> None:
     model, inputs = LadderSideTuning().apply(tiny("bert")), batch("bert")
     twin = copy.deepcopy(model)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from peprof_methods.fusions import DynamicFusion
 from peprof_methods.lst import LadderSideTuning
 from torch import Tensor, nn
 
@@ -97,6 +99,20 @@ def test_dynamic_gates_of_a_decoder_know_nothing_of_later_positions() -> None:
                 opening = torch.sigmoid(mean @ gate.weight[0] + gate.bias[0])
                 expected = opening * seen.s[index][row, position] + (1 - opening) * state[row, position]
                 close(seen.x[index][row, position], expected)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_dynamic_gates_of_long_inputs_in_float16(causal: bool) -> None:
+    """600 states of 300 add up to more than float16 can hold, their mean is 300."""
+    fusion = DynamicFusion(1, 2, causal=causal).half()
+    with torch.no_grad():
+        fusion.gate[0].weight.fill_(2**-8)
+        fusion.gate[0].bias.zero_()
+    state = torch.full((1, 600, 2), 300.0, dtype=torch.float16)
+    (read,) = fusion.prepare([state], torch.ones(1, 600))
+    opening = 1 / (1 + math.exp(-2 * 300 / 2**8))
+    expected = torch.full_like(state, (1 - opening) * 300)
+    torch.testing.assert_close(fusion(0, torch.zeros_like(state), read), expected, atol=0.3, rtol=0.0)
 
 
 @pytest.mark.parametrize("heads", [1, HEADS])
