@@ -318,8 +318,8 @@ class Trainer:
     def _note_energy(self) -> None:
         """Adds the joules since training went on last."""
         found, now = self.found, self._device.energy_j()
-        if found.energy_j is None or now is None or self._energy_j is None:
-            found.energy_j = None
+        if found.energy_j is None or now is None or self._energy_j is None or now < self._energy_j:
+            found.energy_j = None  # not told, or the counter was set back: the driver was restarted
         else:
             found.energy_j += now - self._energy_j
 
