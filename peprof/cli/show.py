@@ -10,9 +10,12 @@ import click
 from peprof.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from peprof.reports.memory import Division
     from peprof.reports.memory_saved import SavedDivision
     from peprof.results.finding import FoundRun
+    from peprof.results.record import RunRecord
 
 DIVISIONS: tuple[Division, ...] = ("category", "module", "operator", "owner")
 FORMATS = ("table", "json", "csv")
@@ -140,8 +143,23 @@ def _show_tables(
     energy = record.short.energy if record is not None and record.short is not None else None
     if energy is not None:
         print_energy(console, energy)
+    if record is not None:
+        _show_work(console, record)
     if spent is not None:
         print_time_spent(console, spent)
+
+
+def _show_work(console: Console, record: RunRecord) -> None:
+    """Operations of a step and what using the model costs, where they were measured."""
+    from peprof.reports.work_table import print_inference, print_work
+    from peprof.results.work_figures import inference_figures, work_figures
+
+    work = work_figures(record.short)
+    if work is not None:
+        print_work(console, work)
+    used = inference_figures(record.short.inference if record.short is not None else None)
+    if used:
+        print_inference(console, used)
 
 
 def _saved_divisions(divisions: tuple[Division, ...]) -> tuple[SavedDivision, ...]:

@@ -13,6 +13,7 @@ from peprof.results.progress_curves import Curve, Reached, curve_of
 from peprof.results.record import Evaluation, Failure, FullResult, RunRecord, Status
 from peprof.results.scores import Score, noise_of_seeds, score_of, with_noise_of_seeds
 from peprof.results.statistics import Quartiles, median
+from peprof.results.work_figures import InferenceFigures, inference_figures, work_figures
 from peprof.suite.metrics import METRICS, Metric
 
 
@@ -75,6 +76,12 @@ class Row:
         energy_j: of all training steps of one training.
         joules_per_sample: of training.
         step_joules_per_sample: of single steps, in the short phase.
+        flops: floating-point operations of a training step.
+        flops_per_s, mfu: achieved in a training step; the latter over the device's peak.
+        inference_s, inference_merged_s: seconds of a forward pass of the adapted model and of the merged one.
+        inference_overhead, inference_merged_overhead: these over the plain backbone's.
+        inference_peak_bytes: of a forward pass of the adapted model, with the model.
+        token_s, token_merged_s: seconds for each further token that is generated.
         memory_ratio, step_ratio: to the reference's row in the same table.
         best: names of the fields and metrics in which this row is the table's best.
         on_front: on the Pareto front of memory and the deciding metric; ``None`` where there is no front.
@@ -121,6 +128,16 @@ class Row:
     energy_j: float | None
     joules_per_sample: float | None
     step_joules_per_sample: float | None = None
+    flops: float | None = None
+    flops_per_s: float | None = None
+    mfu: float | None = None
+    inference_s: float | None = None
+    inference_merged_s: float | None = None
+    inference_overhead: float | None = None
+    inference_merged_overhead: float | None = None
+    inference_peak_bytes: int | None = None
+    token_s: float | None = None
+    token_merged_s: float | None = None
     memory_ratio: float | None = None
     step_ratio: float | None = None
     best: frozenset[str] = frozenset()
@@ -276,7 +293,35 @@ def _row(runs: Sequence[RunRecord]) -> Row:
             run.short.energy.sample_energy_j for run in runs if run.short and run.short.energy
         ),
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
+        **_work(runs),
+        **_inference(runs),
     )
+
+
+def _work(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    steps = [found.step for run in runs if (found := work_figures(run.short)) is not None]
+    return {
+        "flops": _middle(step.flops for step in steps),
+        "flops_per_s": _middle(step.flops_per_s for step in steps),
+        "mfu": _middle(step.mfu for step in steps),
+    }
+
+
+def _inference(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    by_form: dict[str, list[InferenceFigures]] = {"adapted": [], "merged": [], "plain": []}
+    for run in runs:
+        for one in inference_figures(run.short.inference if run.short else None):
+            by_form[one.form].append(one)
+    adapted, merged = by_form["adapted"], by_form["merged"]
+    return {
+        "inference_s": _middle(one.forward_s for one in adapted),
+        "inference_merged_s": _middle(one.forward_s for one in merged),
+        "inference_overhead": _middle(one.forward_ratio for one in adapted),
+        "inference_merged_overhead": _middle(one.forward_ratio for one in merged),
+        "inference_peak_bytes": _middle_bytes(one.peak_bytes for one in adapted),
+        "token_s": _middle(one.token_s for one in adapted),
+        "token_merged_s": _middle(one.token_s for one in merged),
+    }
 
 
 def _middle(values: Iterable[float | None]) -> float | None:
