@@ -79,7 +79,8 @@ def measure_energy(
         batches: on the device already, used in turn; should all have one shape.
         device: where it runs.
         min_seconds: how long, at least.
-        on_step: called at each wait for the device with the steps done and the seconds that they took.
+        on_step: called before the first step, and at each wait for the device, with the steps done and the
+            seconds that they took.
 
     Raises:
         ValueError: there is no batch, or no time.
@@ -93,6 +94,7 @@ def measure_energy(
     if sampler is None:
         why = why or "there is nothing that follows this device's energy"
         return EnergyUse(steps=0, window=None, why_unavailable=why)
+    on_step(0, 0.0)
     with garbage_collection_off(), sampler:
         # The device works before the window begins and while the counter is waited for it doesn't: one step
         # brings its clocks up again.

@@ -38,7 +38,7 @@ def run_energy_pass(
         return None, ()
 
     def on_step(done: int, spent_s: float) -> None:
-        total = max(done, round(done * seconds / spent_s))
+        total = max(done, round(done * seconds / spent_s)) if done else 1
         left_s = max(0.0, seconds - spent_s)
         say(Progress(phase="short: energy", step=done, total=total, seconds_left=left_s))
 

@@ -34,17 +34,19 @@ def test_it_follows_a_gpu_from_a_process_of_its_own(tmp_path: Path) -> None:
     with gpu_sampler() as sampler:
         pid = sampler.pid
         assert pid not in (None, os.getpid())
-        begin_s = time.perf_counter()
-        time.sleep(1.5)
-        end_s = time.perf_counter()
+        time.sleep(0.5)
     assert pid is not None
     assert gone(pid)
     trace = sampler.trace()
     assert trace.why_cut is None
-    seen = look_at(trace, begin_s, end_s)
-    assert seen.energy_j == pytest.approx(200.0 * (end_s - begin_s), rel=0.25)  # 15 periods; looks come late
-    assert seen.integrated_j == pytest.approx(200.0 * (end_s - begin_s), rel=1e-3)
-    assert seen.unavailable["process_bytes"].startswith("the library doesn't list this process")
+    first, last = trace.readings[0], trace.readings[-1]
+    assert first.missing["process_bytes"].startswith("the library doesn't list this process")
+    assert (first.power_w, first.memory_used_bytes) == (200.0, 900 * 2**20)
+    assert last.at_s - first.at_s > 0.5
+    assert last.energy_j is not None
+    # On one clock with this process; the counter moves in tenths of a second, and a busy machine looks late.
+    assert last.energy_j == pytest.approx(200.0 * (last.at_s - first.at_s), abs=200.0 * 0.4)
+    assert abs(time.perf_counter() - last.at_s) < 60
 
 
 def test_it_ends_with_an_exception_of_what_is_measured() -> None:
