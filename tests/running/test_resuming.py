@@ -25,7 +25,7 @@ LORA = 'name = "lora"\nrank = 2\ndropout = 0.1'
 
 
 def full_suite(directory: Path, method: str, *, phases: str = '"short", "full"') -> LoadedSuite:
-    """Kept after each evaluation, that is every fourth step, but for the last; where steps are slow, oftener."""
+    """Kept after each evaluation, every fourth step, but for the last; where steps are slow, oftener."""
     path = write_suite(directory, method, phases=phases, rows=64)
     return load_suite(path, overrides=OVERRIDES)
 
@@ -111,7 +111,7 @@ def test_a_killed_training_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) 
 
 
 def test_an_attempt_that_fails_after_a_newer_checkpoint_costs_only_the_steps_since(tmp_path: Path) -> None:
-    """Each attempt fails in its sixth step: at step 6, at the latest 11, and 16; the fourth has too few left."""
+    """Each attempt fails in its sixth step: 6, at the latest 11, and 16; the fourth has too few left."""
     suite = full_suite(tmp_path, faulty("raise", 6), phases='"full"')
     resumed = []
     for attempt in range(1, 5):
