@@ -1,4 +1,4 @@
-"""The short phase of a run: timing, memory and whose it is, each in a pass of its own over one shape."""
+"""The short phase of a run: time, energy, memory, work, use, each in a pass of its own over one shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from peprof.profiler.latency import Latency, measure_latency
 from peprof.profiler.memory import measure_memory
 from peprof.profiler.profile import profile_step
 from peprof.results.record import MemoryResult, PeakBreakdown, PhaseMemory, PoolPeaks, ShortResult, StepTimes
+from peprof.running.energy_pass import run_energy_pass
+from peprof.running.inference_pass import InUse, run_inference_pass
 from peprof.running.tasks import Say
+from peprof.running.work_pass import run_work_pass
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import Batch, EncodedSplit
 from peprof.training.step import ClassifierStep
@@ -81,6 +84,8 @@ def run_short_phase(
     device: Device,
     say: Say,
     found: Findings,
+    *,
+    in_use: InUse | None = None,
 ) -> None:
     """Measures single steps; the batches lie on the device before the first of them.
 
@@ -89,7 +94,8 @@ def run_short_phase(
     also the workspaces that libraries keep). So the timing pass's other batches and losses go first, and what
     the timing pass left in a pool of memory is given back. One step that isn't measured then fills the pool
     again with what steady training needs, so that ``peak_reserved_bytes`` says what training reserves and not
-    what earlier steps happened to leave. The ledger's pass comes last: it costs most.
+    what earlier steps happened to leave. Then come the ledger's pass and a step whose operations are counted,
+    which cost most. What using the model costs comes last, as the model is merged for it.
 
     Args:
         spec: the run.
@@ -99,6 +105,7 @@ def run_short_phase(
         device: where it runs.
         say: told how far it is.
         found: given the results.
+        in_use: what measuring the model in use needs, where the suite asks for it; ``None`` leaves that out.
 
     Raises:
         DivergedError: the loss of a step isn't finite; they are looked at outside what is timed.
@@ -131,6 +138,15 @@ def run_short_phase(
     result = _timed(spec, real_tokens, latency)
     found.keep_short(result, None)
 
+    energy, warnings = run_energy_pass(spec, watched, batches, device, say)
+    if energy is not None:
+        result = result.model_copy(update={"energy": energy})
+        if energy.steps:
+            watched.check("energy")
+            found.keep_short(result, None)
+        for warning in warnings:
+            found.warn(warning)
+
     say(Progress(phase="short: memory", step=0, total=1))
     del batches[1:]
     gc.collect()
@@ -143,14 +159,23 @@ def run_short_phase(
     found.keep_short(result, None)
 
     say(Progress(phase="short: breakdown", step=0, total=1))
+    profile: StepProfile | None = None
     try:
         profile = profile_step(
             step.model, batches[0], step, optimizers=step.optimizer, owner=owners, warmup_steps=0
         )
     except ProfileError as error:
         found.warn(f"whose the memory is can't be said: {error}")
-        return
-    found.keep_short(result.model_copy(update={"breakdown": _breakdown(profile, memory)}), profile)
+    else:
+        result = result.model_copy(update={"breakdown": _breakdown(profile, memory)})
+        found.keep_short(result, profile)
+
+    work = run_work_pass(spec, step, batches, device, say)
+    result = result.model_copy(update={"work": work})
+    found.keep_short(result, profile)
+    if in_use is not None and asked.inference:
+        used = run_inference_pass(spec, step.model, in_use, batches[0], device, say, found.warn)
+        found.keep_short(result.model_copy(update={"inference": used}), profile)
 
 
 def fixed_batches(spec: RunSpec, train: EncodedSplit, device: Device) -> list[Batch]:

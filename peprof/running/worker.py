@@ -29,6 +29,7 @@ from peprof.results.record import (
 )
 from peprof.running.environment import describe_environment
 from peprof.running.full_phase import run_full_phase
+from peprof.running.inference_pass import InUse
 from peprof.running.keeping import keep_adapter
 from peprof.running.replay import out_of_memory, run_out_again
 from peprof.running.resuming import PeriodicKeeper, RunCheckpoint, conditions_of
@@ -201,7 +202,7 @@ def _run(
 
     checkpoint = _checkpoint(spec, built.method, found, kept_in)
     if "short" in spec.phases and not _found_before(checkpoint, found):
-        _run_short(spec, built, device, say, found, checkpoint)
+        _run_short(spec, built, subject, device, say, found, checkpoint)
         if "full" in spec.phases:
             # The short phase has trained: start again from the same seed. The old model must go first.
             say(Progress(phase="setup"))
@@ -278,14 +279,16 @@ def _found_before(checkpoint: RunCheckpoint | None, found: _Findings) -> bool:
 def _run_short(
     spec: RunSpec,
     built: Built,
+    subject: Subject,
     device: Device,
     say: Say,
     found: _Findings,
     checkpoint: RunCheckpoint | None,
 ) -> None:
+    in_use = InUse(method=built.method, make_plain=subject.build_plain)
     warnings = len(found.parts.get("warnings", ()))
     found.run_out_again = partial(run_out_again, spec, built.step, built.train, built.owners, device)
-    run_short_phase(spec, built.step, built.train, built.owners, device, say, found)
+    run_short_phase(spec, built.step, built.train, built.owners, device, say, found, in_use=in_use)
     found.run_out_again = None
     if checkpoint is not None:
         checkpoint.keep_short(found.parts["short"], found.parts.get("warnings", ())[warnings:], found.memory)

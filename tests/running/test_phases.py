@@ -151,7 +151,7 @@ def make_spec(*, steps: int = 4, max_grad_norm: float | None = 1.0) -> RunSpec:
             "model": {"name": "peprof/tiny", "weights": "random"},
             "data": {"name": "peprof/reviews", "max_length": LENGTH},
             "train": {"batch_size": 4, "max_grad_norm": max_grad_norm},
-            "short": {"warmup_steps": 2, "steps": steps},
+            "short": {"warmup_steps": 2, "steps": steps, "energy_seconds": None},  # see test_energy_pass
             "methods": ({"name": "full", "label": "full"},),
         }
     )
@@ -218,9 +218,9 @@ def test_the_memory_pass_starts_from_one_batch_and_a_pool_that_one_step_has_fill
 
     found = run_short(make_spec(), step, train, device, lambda event: None)
 
-    # Then the ledger's step, which is nobody else's.
-    passes = [("step", 6)] * 6 + [("released", 1), ("step", 1), ("metered", 1), ("step", 1), ("step", 1)]
-    assert log == passes
+    # Then the ledger's step and the one whose operations are counted, which are nobody else's.
+    passes = [("step", 6)] * 6 + [("released", 1), ("step", 1), ("metered", 1), ("step", 1)]
+    assert log == [*passes, ("step", 1), ("step", 1)]
     assert found.memory is not None
     weights = 4 * sum(p.numel() for p in step.model.parameters())
     buffers = sum(b.numel() * b.element_size() for b in step.model.buffers())
@@ -274,7 +274,8 @@ def test_each_pass_of_the_short_phase_is_named_before_its_first_step() -> None:
     step.model.register_forward_pre_hook(lambda *_: at_forward.append(heard[-1].phase))
     run_short(make_spec(), step, Examples(), CpuDevice(), heard.append)
     assert at_forward == ["short: warm-up"] * 2 + ["short: timing"] * 4 + ["short: memory"] * 2 + [
-        "short: breakdown"
+        "short: breakdown",
+        "short: work",
     ]
     assert [e.step for e in heard if e.phase == "short: timing"] == [0, 1, 2, 3, 4]
     assert [e.seconds_left is None for e in heard if e.phase == "short: timing"] == [True] + [False] * 4
@@ -287,7 +288,9 @@ def test_the_peaks_owners_and_categories_add_up_and_a_failing_pass_keeps_those_b
         (False, False),
         (True, False),
         (True, True),
+        (True, True),
     ]
+    assert [r.work is not None for r in kept.results] == [False, False, False, True]
     assert found.breakdown is not None and found.memory is not None and kept.memory is not None
     breakdown = found.breakdown
     assert sum(breakdown.categories.values()) == sum(breakdown.owners.values()) == breakdown.peak_bytes
