@@ -20,7 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import peprof
 from peprof.meters.process import READY
 from peprof.meters.reading import Reading
 
@@ -100,7 +99,7 @@ class Sampler:
     def _start(self, folder: Path) -> None:
         told = {**self._told, "file": str(folder / "readings")}
         # The very package that runs here, wherever it came from; '-P' keeps the working directory out.
-        paths = [str(Path(peprof.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         with (folder / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "peprof.meters.process", json.dumps(told)],
