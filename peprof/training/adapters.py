@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from peprof.errors import StoreError, UsageError
 from peprof.suite.catalogue import known_methods
+from peprof.training.protocols import AppliesWhatWasSaved
 from peprof.training.trained_state import state_to_save
 
 TENSORS_FILE = "adapter.safetensors"
@@ -70,7 +71,11 @@ def load_adapter(model: PreTrainedModel, directory: Path | str) -> nn.Module:
         raise UsageError(f"'{source}' holds no {TENSORS_FILE}") from error
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{source / TENSORS_FILE}: can't be read: {error}") from error
-    applied: nn.Module = method.apply(model)
+    try:
+        saves_shapes = isinstance(method, AppliesWhatWasSaved)
+        applied: nn.Module = method.apply_saved(model, tensors) if saves_shapes else method.apply(model)
+    except ValueError as error:
+        raise UsageError(f"{source}: can't be put onto this model: {error}") from error
     fit(applied, tensors, origin=str(source))
     return applied
 

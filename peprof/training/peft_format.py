@@ -26,6 +26,7 @@ from peprof.training.peft_lora import LoRAForm, PrincipalForm
 from peprof.training.peft_low_rank import AdaLoRAForm, VeRAForm
 from peprof.training.peft_parts import IA3Form, LayerNormForm, SelectedForm, TunerForm
 from peprof.training.peft_prompts import PrefixForm, PromptForm
+from peprof.training.protocols import AppliesWhatWasSaved
 
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
@@ -162,7 +163,11 @@ def load_from_peft(model: PreTrainedModel, directory: Path | str) -> nn.Module:
     saved = Saved(origin=str(source), model=model, config=config, tensors=rest)
     method_name, options = form.method(saved)
     try:
-        applied: nn.Module = known_methods()[method_name].construct(options).apply(model)
+        method = known_methods()[method_name].construct(options)
+        if isinstance(method, AppliesWhatWasSaved):
+            applied: nn.Module = method.apply_saved(model, form.values(saved, model))
+        else:
+            applied = method.apply(model)
     except (UnsupportedModelError, ValueError) as error:
         raise UsageError(f"{source}: can't be put onto this model: {error}") from error
     fit(applied, {**form.values(saved, applied), **head}, origin=str(source))

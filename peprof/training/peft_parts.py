@@ -89,7 +89,7 @@ class SelectedForm:
     """SHiRA: ``shira_weight`` (entries,) and ``shira_indices`` (2, entries), rows and columns.
 
     There, every target has r (in_features + out_features) entries; fewer are filled up with zeros that are
-    added to the first. Here, entries are shared out by the size of the weights.
+    added to the first. Here, each has as many as it has.
     """
 
     trains = frozenset({"selected"})
@@ -124,13 +124,6 @@ class SelectedForm:
         """See ``Form``."""
         values: dict[str, Tensor] = {}
         for name, (places, entries) in self._entries(saved).items():
-            wanted = applied.get_parameter(f"{name}.selected").numel()
-            if len(places) != wanted:
-                raise UsageError(
-                    f"{saved.origin}: '{name}' has {len(places)} entries, by the sum of its sides; here they "
-                    f"go by size, and it would have {wanted}",
-                    hint="Targets of one shape have equally many either way.",
-                )
             values |= {f"{name}.selected_indices": places.int(), f"{name}.selected": entries}
         return values
 

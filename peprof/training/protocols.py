@@ -24,7 +24,8 @@ class HasParameterGroups(Protocol):
 class LearnsFromData(Protocol):
     """A method that looks at training examples before training, e.g. for the importance of weights.
 
-    It has ``apply`` too, which leaves out what data would tell: the same shapes, without the data.
+    It has ``apply`` too, which leaves out what data would tell: the same shapes, without the data; or
+    ``apply_saved``, where shapes follow from data.
     """
 
     def examples_needed(self) -> int:
@@ -38,6 +39,19 @@ class LearnsFromData(Protocol):
         Args:
             model: on the device where it will be trained.
             batches: the model's keyword arguments, labels included, on the model's device.
+        """
+
+
+@runtime_checkable
+class AppliesWhatWasSaved(Protocol):
+    """A method whose parameters' shapes may be known from data only, and from what was saved."""
+
+    def apply_saved(self, model: PreTrainedModel, state: Mapping[str, torch.Tensor]) -> nn.Module:
+        """As ``apply``, with room for what was saved.
+
+        Args:
+            model: the backbone.
+            state: as ``adapter_state`` gave it.
         """
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from peprof_methods.roles import LINEAR_ROLES, modules_by_role
 from peprof_methods.selected_linear import SelectedLinear
 from peprof_methods.sparse import SelectedEntries, shares_by_size
 from torch import Tensor, nn
@@ -183,6 +184,7 @@ def test_a_count_above_the_number_of_entries_is_refused() -> None:
         ({"density": 0.0}, "density=0.0: expected above 0 and at most 1"),
         ({"count": 0}, "count=0: expected at least 1, or none"),
         ({"select": "largest"}, "select='largest': expected one of random, fisher, magnitude, smallest"),
+        ({"scope": "layer"}, "scope='layer': expected one of matrix, global, or none"),
         ({"examples": 0}, "examples=0: expected at least 1"),
     ],
 )
@@ -227,12 +229,14 @@ def test_by_magnitude(select: Any, largest: bool) -> None:
             assert size[chosen].max() <= size[~chosen].min()
 
 
-@pytest.mark.parametrize("architecture", ["distilbert", "t5", "llama"])
-def test_by_fisher_information(architecture: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "scope"), [("distilbert", None), ("t5", "global"), ("llama", "matrix")]
+)
+def test_by_fisher_information(architecture: str, scope: Any) -> None:
     """Against gradients of each example's loss by ``torch.autograd.grad``; 6 examples out of two batches."""
     plain = tiny(architecture, seed=4)
     batches = [batch(architecture, seed=1), batch(architecture, seed=2)]
-    method = SelectedEntries(density=0.1, select="fisher", examples=6)
+    method = SelectedEntries(density=0.1, select="fisher", examples=6, scope=scope)
     assert method.examples_needed() == 6
     oracle = copy.deepcopy(plain).eval()
     before = {name: p.detach().clone() for name, p in plain.named_parameters()}
@@ -243,17 +247,52 @@ def test_by_fisher_information(architecture: str) -> None:
             assert torch.equal(parameter, before[name])
             assert parameter.grad is None
 
-    layers = layers_of(model)
-    weights = [oracle.get_submodule(name).weight for name in layers]
+    names = list(modules_by_role(oracle, LINEAR_ROLES))
+    weights = [oracle.get_submodule(name).weight for name in names]
     scores = [torch.zeros_like(weight, dtype=torch.double) for weight in weights]
     examples = [{n: v[row : row + 1] for n, v in inputs.items()} for inputs in batches for row in range(4)]
     for example in examples[:6]:
         for score, gradient in zip(scores, torch.autograd.grad(oracle(**example).loss, weights), strict=True):
             score += gradient.double().square()
-    for layer, score in zip(layers.values(), scores, strict=True):
-        chosen = score.flatten()[layer.selected_indices.long()]
-        best = score.flatten().topk(len(chosen)).values
-        torch.testing.assert_close(chosen.sort(descending=True).values, best, rtol=1e-4, atol=0.0)
+    layers = layers_of(model)
+    chosen = {name: score.flatten()[layers[name].selected_indices.long()]
+              for name, score in zip(names, scores, strict=True) if name in layers}  # fmt: skip
+    total = sum(weight.numel() for weight in weights)
+    assert sum(len(part) for part in chosen.values()) == round(0.1 * total)
+    if scope == "matrix":  # the best of each, by its size
+        for name, score in zip(names, scores, strict=True):
+            assert abs(len(chosen[name]) - 0.1 * score.numel()) < 1
+            best = score.flatten().topk(len(chosen[name])).values
+            torch.testing.assert_close(chosen[name].sort(descending=True).values, best, rtol=1e-4, atol=0.0)
+    else:  # the best of all
+        best = torch.cat([score.flatten() for score in scores]).topk(round(0.1 * total)).values
+        found = torch.cat(list(chosen.values())).sort(descending=True).values
+        torch.testing.assert_close(found, best, rtol=1e-4, atol=0.0)
+        assert len({len(part) / layers[name].weight.numel() for name, part in chosen.items()}) > 2
+
+
+@pytest.mark.parametrize(("select", "factor"), [("magnitude", 10.0), ("smallest", 1e-9)])
+def test_all_entries_may_be_in_one_matrix(select: Any, factor: float) -> None:
+    plain: Any = tiny("bert")
+    outstanding = plain.bert.encoder.layer[1].attention.self.key
+    with torch.no_grad():
+        outstanding.weight.copy_(factor * (1 + torch.rand(32, 32)) * outstanding.weight.sign())
+    method = SelectedEntries(count=1000, select=select, scope="global", targets=("attention.key",))
+    model = method.apply(plain)
+    (name,) = layers_of(model)  # the others are as they were
+    assert name == "bert.encoder.layer.1.attention.self.key"
+    size = layers_of(model)[name].weight.abs().flatten()
+    kept = torch.zeros(1024, dtype=torch.bool)
+    kept[layers_of(model)[name].selected_indices.long()] = True
+    assert (size[kept].min() > size[~kept].max()) == (select == "magnitude")
+
+    scatter(model)
+    state = method.adapter_state(model)
+    again = method.apply_saved(tiny("bert"), state)
+    assert list(layers_of(again)) == [name]
+    assert torch.equal(layers_of(again)[name].selected_indices, state[f"{name}.selected_indices"])
+    with pytest.raises(ValueError, match=r"entries of 'bert\..*key': expected those of feedforward\.up only"):
+        SelectedEntries(targets=("feedforward.up",)).apply_saved(tiny("bert"), state)
 
 
 def test_fisher_without_an_example_is_refused() -> None:

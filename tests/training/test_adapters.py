@@ -68,6 +68,14 @@ def test_a_loaded_adapter_gives_the_same_logits(name: str, tmp_path: Path) -> No
     )
 
 
+def test_shapes_that_follow_from_data_are_those_that_were_saved(tmp_path: Path) -> None:
+    method = known_methods()["sparse"].construct({"select": "fisher", "count": 500, "examples": 3})
+    examples = {"input_ids": torch.arange(1, 22).view(3, 7), "labels": torch.tensor([0, 1, 1])}
+    trained = scattered(method.apply_with_data(backbone(), [examples]))
+    save_adapter(trained, method, tmp_path)
+    assert torch.equal(logits(load_adapter(backbone(), tmp_path)), logits(trained))
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     method = known_methods()["lora"].construct({})
