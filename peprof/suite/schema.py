@@ -185,7 +185,8 @@ class TrainConfig(Part):
         evaluate_every_steps: evaluate so often; ``None`` evaluates at the end of each epoch.
         evaluation_batch_size: examples a forward pass in evaluation.
         group_by_length: examples of like length share a batch: less padding, the same examples an epoch.
-        max_seconds: stop when training steps have taken so long; ``None`` for no such limit.
+        max_seconds: stop when training steps have taken so long; ``None`` for no such limit. Looked at every
+            20 steps, or where these are slow once a second, so that no step waits for it.
         keep: which evaluation is the result: the ``last``, or the ``best`` by the first metric, whose weights
             are then put back.
         early_stopping_patience: stop after so many evaluations in a row without a better first metric;

@@ -1,4 +1,4 @@
-"""When a training stops, which weights it leaves, what it tells on the way: by scripted metrics and clocks."""
+"""When a training stops, which weights it leaves, what it tells on the way: by scripts and clocks."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_most_steps_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Seconds(CpuDevice):
-    """Each step takes 0.25 + 0.5 + 0.125 + 0.125 s; each step 5 J, and what isn't training 100 J each time."""
+    """Each step takes 0.25 + 0.5 + 0.125 + 0.125 s and 5 J, what isn't training 100 J each time."""
 
     def __init__(self) -> None:
         super().__init__()
