@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from peprof.devices import CpuDevice
+from peprof.devices import CpuDevice, open_device
 from peprof.devices.cuda_determinism import deterministic, settle_cublas
 from peprof.suite.schema import TrainConfig
+from peprof.training.step import ClassifierStep
 from peprof.training.trainer import Trainer
 from tests.methods.test_every_method_trains import CASES, Case
 from tests.training.test_checkpoints import DATA, built
@@ -89,3 +90,20 @@ def test_cublas_gets_its_usual_memory_before_torch_looks_at_the_setting(
     settle_cublas(Cuda(), torch.device("cpu"))
     assert seen == [("memory", None), ("first product", ":4096:8")]
     assert VARIABLE not in os.environ
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_repeats_itself_and_nothing_warns_of_cublas(recwarn: pytest.WarningsRecorder) -> None:
+    device = open_device("cuda")
+    device.get_ready()
+    case = next(case for case in CASES if case.name == "full")
+    runs = []
+    for _ in range(2):
+        step, _ = built(case, CONFIG)
+        step = ClassifierStep(step.model.cuda(), torch.optim.AdamW(step.model.parameters(), lr=3e-3))
+        torch.manual_seed(3)
+        with device.deterministic():
+            runs.append(Trainer(step, CONFIG, device, seed=3).train(DATA, DATA).loss)
+    assert runs[0] == runs[1]
+    assert not [one for one in recwarn if "cublas" in str(one.message).lower()]
