@@ -172,7 +172,7 @@ class WindowFusion(Fusion):
     read as layers, since a ladder's states h_1, h_2 ... are those of layers, as in all its other options; the
     ends of a stack of layers need something to stand for what isn't there, while the ends of a sequence have
     padding and a mask for it; and a window of positions would be ``attention`` that sees less, where more
-    states were published to give more (93.2, 94.0 and 95.1 % on SST-2 for LST, k = 5 and k = 9). The published
+    states were published to give more (93.2, 94.0 and 95.1 % on SST-2 for LST, k = 5 and k = 9). Published
     memory doesn't decide it: either way each side state queries k keys and values of its own width.
 
     Args:
