@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from peprof_methods.errors import require
 from peprof_methods.linears import AdaptedLinear, merge_adapted
-from peprof_methods.low_rank import low_rank_linear
-from peprof_methods.low_rank_options import adapt, check_alpha, check_dropout, check_rank
+from peprof_methods.low_rank_method import adapt, check_alpha, check_dropout, check_rank
+from peprof_methods.low_rank_products import low_rank_linear
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles
 
 _FACTORS = ("lora_A", "lora_E", "lora_B")

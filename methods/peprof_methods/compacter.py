@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peprof_methods.bottlenecks import ACTIVATIONS, Activation, InsertedLinear, check_activation
 from peprof_methods.errors import UnsupportedModelError, require
+from peprof_methods.inserted_linear import ACTIVATIONS, Activation, InsertedLinear, check_activation
 from peprof_methods.roles import checked_roles, freeze_backbone, linears_by_role
 
 Place = Literal["attention.output", "feedforward.down"]

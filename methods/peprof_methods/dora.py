@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from peprof_methods.linears import merge_adapted
 from peprof_methods.lora import LoRALinear
-from peprof_methods.low_rank import dropped_rows, row_norms, scaled_low_rank_linear
-from peprof_methods.low_rank_options import (
+from peprof_methods.low_rank_method import (
     Scaling,
     adapt,
     check_alpha,
@@ -24,6 +23,7 @@ from peprof_methods.low_rank_options import (
     groups_with_faster_b,
     scale_of,
 )
+from peprof_methods.low_rank_products import dropped_rows, row_norms, scaled_low_rank_linear
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from peprof_methods.fusions import Fusion
+from peprof_methods.ladder_fusions import Fusion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from peprof_methods.architectures import Architecture, Stack, join
-from peprof_methods.fusions import AttentionFusion, DynamicFusion, Fusion, StaticFusion, WindowFusion
 from peprof_methods.ladder import EncoderLadder, Ladder, Rungs
 from peprof_methods.ladder_causal import CausalLadder
+from peprof_methods.ladder_fusions import AttentionFusion, DynamicFusion, Fusion, StaticFusion, WindowFusion
+from peprof_methods.ladder_pruning import Pruning, fill, fill_position_bias
+from peprof_methods.ladder_side_layers import heads_of, initialise, new_layer, shrunken_config
 from peprof_methods.ladder_t5 import T5DecoderLadder, T5EncoderLadder
 from peprof_methods.roles import stack_layers
-from peprof_methods.side_layers import heads_of, initialise, new_layer, shrunken_config
-from peprof_methods.side_pruning import Pruning, fill, fill_position_bias
 
 if TYPE_CHECKING:
     from peprof_methods.lst import LadderSideTuning

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from peprof_methods.bitfit import BitFit
 from peprof_methods.linears import AdaptedLinear, merge_adapted
-from peprof_methods.low_rank import low_rank_linear
-from peprof_methods.low_rank_options import (
+from peprof_methods.low_rank_method import (
     Scaling,
     adapt,
     check_alpha,
@@ -24,6 +23,7 @@ from peprof_methods.low_rank_options import (
     groups_with_faster_b,
     scale_of,
 )
+from peprof_methods.low_rank_products import low_rank_linear
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, linears_by_role
 
 

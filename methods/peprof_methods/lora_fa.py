@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from peprof_methods.linears import merge_adapted
 from peprof_methods.lora import LoRALinear
-from peprof_methods.low_rank_options import (
+from peprof_methods.low_rank_method import (
     Scaling,
     adapt,
     check_alpha,

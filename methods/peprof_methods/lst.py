@@ -15,8 +15,8 @@ from peprof_methods.errors import require
 from peprof_methods.fisher import empirical_fisher
 from peprof_methods.ladder import Ladder
 from peprof_methods.ladder_plan import StackPlan
+from peprof_methods.ladder_pruning import embedding_columns
 from peprof_methods.roles import freeze_backbone
-from peprof_methods.side_pruning import embedding_columns
 
 
 @dataclass(frozen=True, kw_only=True)

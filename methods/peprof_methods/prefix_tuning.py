@@ -12,7 +12,13 @@ from transformers import PreTrainedModel
 
 from peprof_methods.architectures import architecture_of
 from peprof_methods.errors import require
-from peprof_methods.prefixes import Prefix, ProjectedPrefix, check_attention, shift_positions, use_prefix
+from peprof_methods.prefix_attention import (
+    Prefix,
+    ProjectedPrefix,
+    check_attention,
+    shift_positions,
+    use_prefix,
+)
 from peprof_methods.roles import freeze_backbone, linears_by_role, stack_layers
 
 

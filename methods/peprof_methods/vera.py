@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from peprof_methods.errors import require
 from peprof_methods.linears import AdaptedLinear, merge_adapted
-from peprof_methods.low_rank import vectors_low_rank_linear
-from peprof_methods.low_rank_options import adapt, check_dropout, check_rank
+from peprof_methods.low_rank_method import adapt, check_dropout, check_rank
+from peprof_methods.low_rank_products import vectors_low_rank_linear
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, linears_by_role
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from peprof_methods.fusions import DynamicFusion
+from peprof_methods.ladder_fusions import DynamicFusion
 from peprof_methods.lst import LadderSideTuning
 from torch import Tensor, nn
 

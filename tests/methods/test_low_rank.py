@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from peprof_methods.adalora import AdaLoRA
 from peprof_methods.dora import DoRALinear
-from peprof_methods.low_rank import (
+from peprof_methods.low_rank_products import (
     dropped_rows,
     low_rank_linear,
     row_norms,

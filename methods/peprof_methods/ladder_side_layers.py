@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from peprof_methods.architectures import Architecture
-from peprof_methods.side_pruning import HeadShape
+from peprof_methods.ladder_pruning import HeadShape
 
 
 def shrunken_config(
