@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from peprof_methods.errors import require
-from peprof_methods.linears import AdaptedLinear, merge_adapted
-from peprof_methods.low_rank_method import adapt, check_alpha, check_dropout, check_rank
+from peprof_methods.linears import AdaptedLinear
+from peprof_methods.low_rank_method import AdaptsTargets, check_alpha
 from peprof_methods.low_rank_products import low_rank_linear
-from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles
 
 _FACTORS = ("lora_A", "lora_E", "lora_B")
 
@@ -102,7 +102,7 @@ class AdaLoRALinear(AdaptedLinear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaLoRA:
+class AdaLoRA(AdaptsTargets):
     """Adaptive budget (Zhang et al. 2023, arXiv:2303.10512): y = Wx + (alpha/initial_rank) P diag(E) Q x.
 
     All targets start with ``initial_rank``; while training goes on, the ranks that matter least over all
@@ -114,8 +114,6 @@ class AdaLoRA:
         initial_rank: of each target at first.
         target_rank: of the targets at last, on average.
         alpha: the update is scaled by alpha / initial_rank.
-        dropout: rate on the update's input; above 0 it saves a mask of one byte for each of its entries.
-        targets: roles of the linear layers that are adapted.
         initial_steps: steps before the first rank is pruned.
         final_steps: steps at the end in which the ranks stay as they are.
         interval_steps: steps between two allocations of the budget.
@@ -124,16 +122,12 @@ class AdaLoRA:
         orthogonality_weight: factor of the loss's term.
     """
 
-    family: ClassVar[str] = "low rank"
     paper: ClassVar[str] = "Zhang et al. 2023, arXiv:2303.10512"
     trains: ClassVar[str] = "P, E and Q of each target, and the head"
-    unsupported: ClassVar[Mapping[str, str]] = {}
 
     initial_rank: int = 12
     target_rank: int = 8
     alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[LinearRole, ...] = ("attention.query", "attention.value")
     initial_steps: int = 0
     final_steps: int = 0
     interval_steps: int = 1
@@ -142,11 +136,11 @@ class AdaLoRA:
     orthogonality_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        check_rank(self.initial_rank, option="initial_rank")
+        super().__post_init__()
+        require(self.initial_rank >= 1, "initial_rank", self.initial_rank, "at least 1")
         expected = f"at least 1 and at most initial_rank, {self.initial_rank}"
         require(1 <= self.target_rank <= self.initial_rank, "target_rank", self.target_rank, expected)
         check_alpha(self.alpha)
-        check_dropout(self.dropout)
         require(self.initial_steps >= 0, "initial_steps", self.initial_steps, "at least 0")
         require(self.final_steps >= 0, "final_steps", self.final_steps, "at least 0")
         require(self.interval_steps >= 1, "interval_steps", self.interval_steps, "at least 1")
@@ -154,25 +148,10 @@ class AdaLoRA:
         require(0 < self.beta2 < 1, "beta2", self.beta2, "above 0 and below 1")
         known = 0 <= self.orthogonality_weight < math.inf
         require(known, "orthogonality_weight", self.orthogonality_weight, "at least 0")
-        object.__setattr__(self, "targets", checked_roles(self.targets, known=LINEAR_ROLES, option="targets"))
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Freeze the backbone and put an update in three factors beside each target.
-
-        Args:
-            model: of a supported architecture; changed in place.
-
-        Returns:
-            The same model.
-
-        Raises:
-            UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
-        """
-
-        def make(linear: nn.Linear) -> AdaLoRALinear:
-            return AdaLoRALinear(linear, rank=self.initial_rank, alpha=self.alpha, dropout=self.dropout)
-
-        return adapt(model, self.targets, make)
+    def maker(self, linears: Mapping[str, nn.Linear]) -> Callable[[nn.Linear], AdaLoRALinear]:
+        """See ``AdaptsTargets``."""
+        return partial(AdaLoRALinear, rank=self.initial_rank, alpha=self.alpha, dropout=self.dropout)
 
     def loss_term(self, model: nn.Module) -> Tensor:
         """``orthogonality_weight`` times the mean departure from orthogonality of all P and Q."""
@@ -238,17 +217,6 @@ class AdaLoRA:
         for layer, mask in zip(layers, kept.view(len(layers), -1), strict=True):
             layer.get_buffer("kept").copy_(mask)
             layer.prune()
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """Fold each update into its weight, for inference without extra cost.
-
-        Args:
-            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
-
-        Returns:
-            The same model, of plain layers only, with the same logits.
-        """
-        return merge_adapted(model, AdaLoRALinear)
 
 
 def _layers(model: nn.Module) -> list[AdaLoRALinear]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peprof_methods.linears import AdaptedLinear, merge_adapted, plain_linear
+from peprof_methods.linears import AdaptedLinear, Mergeable, plain_linear
 from peprof_methods.roles import freeze_backbone, linears_by_role
 
 
@@ -58,7 +58,7 @@ class InputScaledLinear(_ScaledLinear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IA3:
+class IA3(Mergeable):
     """(IA)3 (Liu et al. 2022, arXiv:2205.05638): trained vectors scale keys, values and the feed-forward.
 
     Scaled are the outputs of the key and value projections and the **input** of the feed-forward's down
@@ -92,14 +92,3 @@ class IA3:
         for name, (linear, kind) in scaled.items():
             model.set_submodule(name, kind(linear).train(linear.training))
         return model
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """Fold the scales into the weights, for inference without extra cost.
-
-        Args:
-            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
-
-        Returns:
-            The same model, of plain layers only, with the same logits.
-        """
-        return merge_adapted(model, (OutputScaledLinear, InputScaledLinear))

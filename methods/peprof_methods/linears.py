@@ -33,19 +33,22 @@ class AdaptedLinear(SharingLinear):
         return plain_linear(weight.to(self.weight.dtype), bias, training=self.training)
 
 
-def merge_adapted(
-    model: nn.Module, kinds: type[AdaptedLinear] | tuple[type[AdaptedLinear], ...]
-) -> nn.Module:
-    """Replaces each layer of the given kinds, in place, by the plain layer that it merges into.
+class Mergeable:
+    """A method that makes nothing but ``AdaptedLinear`` layers."""
 
-    Args:
-        model: changed in place, so that no second copy of the weights is held.
-        kinds: classes of layers.
-    """
-    for name, module in list(model.named_modules()):
-        if isinstance(module, kinds):
-            model.set_submodule(name, module.merged())
-    return model
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Fold what was trained into the weights, for inference without extra cost.
+
+        Args:
+            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
+
+        Returns:
+            The same model, of plain layers only, with the same logits.
+        """
+        for name, module in list(model.named_modules()):
+            if isinstance(module, AdaptedLinear):
+                model.set_submodule(name, module.merged())
+        return model
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None, *, training: bool) -> nn.Linear:

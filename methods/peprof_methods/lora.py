@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from peprof_methods.bitfit import BitFit
-from peprof_methods.linears import AdaptedLinear, merge_adapted
-from peprof_methods.low_rank_method import (
-    Scaling,
-    adapt,
-    check_alpha,
-    check_dropout,
-    check_rank,
-    check_ratio,
-    check_scaling,
-    groups_with_faster_b,
-    scale_of,
-)
+from peprof_methods.linears import AdaptedLinear
+from peprof_methods.low_rank_method import LearnsBFaster
 from peprof_methods.low_rank_products import low_rank_linear
-from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, linears_by_role
+from peprof_methods.roles import linears_by_role
 
 
 class LoRALinear(AdaptedLinear):
@@ -85,7 +76,7 @@ class LoRALinear(AdaptedLinear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRA:
+class LoRA(LearnsBFaster):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685): y = Wx + (alpha/rank) B A dropout(x).
 
     A is Kaiming-uniform (sqrt 5) and B zero at first, so training starts from the backbone's function. A and
@@ -94,38 +85,14 @@ class LoRA:
     A trained A needs its input x in backward: that is most of what LoRA saves there.
 
     Args:
-        rank: of the update of each target.
-        alpha: the update is scaled by alpha / rank, or as ``scaling`` says.
-        dropout: rate on the update's input; above 0 it saves a mask of one byte for each of its entries.
-        targets: roles of the linear layers that are adapted.
-        scaling: ``standard`` for alpha / rank; ``rank_stabilized`` for alpha / sqrt(rank) (rsLoRA,
-            Kalajdzievski 2023, arXiv:2312.03732).
-        b_learning_rate_ratio: learning rate of B over that of everything else (LoRA+, Hayou et al. 2024,
-            arXiv:2402.12354, who advise 16).
         biases: whether the backbone's biases are trained too, and added where there are none, as ``bitfit``
             does (Sung et al. 2022, arXiv:2206.06522, count LoRA so on T5).
     """
 
-    family: ClassVar[str] = "low rank"
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     trains: ClassVar[str] = "A and B of each target, and the head"
-    unsupported: ClassVar[Mapping[str, str]] = {}
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    targets: tuple[LinearRole, ...] = ("attention.query", "attention.value")
-    scaling: Scaling = "standard"
-    b_learning_rate_ratio: float = 1.0
     biases: bool = False
-
-    def __post_init__(self) -> None:
-        check_rank(self.rank)
-        check_alpha(self.alpha)
-        check_dropout(self.dropout)
-        check_scaling(self.scaling)
-        check_ratio(self.b_learning_rate_ratio)
-        object.__setattr__(self, "targets", checked_roles(self.targets, known=LINEAR_ROLES, option="targets"))
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Freeze the backbone and put a low-rank update beside each target.
@@ -139,32 +106,14 @@ class LoRA:
         Raises:
             UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
         """
-        scale = scale_of(self.alpha, self.rank, self.scaling)
         linears_by_role(model, self.targets)  # refused before anything is changed
         trained = BitFit().apply(model).parameters() if self.biases else ()
         biases = [parameter for parameter in trained if parameter.requires_grad]
-
-        def make(linear: nn.Linear) -> LoRALinear:
-            return LoRALinear(linear, rank=self.rank, scale=scale, dropout=self.dropout)
-
-        adapt(model, self.targets, make)
+        super().apply(model)
         for bias in biases:
             bias.requires_grad_(True)
         return model
 
-    def parameter_groups(
-        self, model: nn.Module, learning_rate: float, weight_decay: float
-    ) -> list[dict[str, Any]]:
-        """Matrices decay, vectors don't; B has its own learning rate where that is asked for."""
-        return groups_with_faster_b(model, learning_rate, weight_decay, ratio=self.b_learning_rate_ratio)
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """Fold each update into its weight, for inference without extra cost.
-
-        Args:
-            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
-
-        Returns:
-            The same model, of plain layers only, with the same logits.
-        """
-        return merge_adapted(model, LoRALinear)
+    def maker(self, linears: Mapping[str, nn.Linear]) -> Callable[[nn.Linear], LoRALinear]:
+        """See ``AdaptsTargets``."""
+        return partial(LoRALinear, rank=self.rank, scale=self.scale, dropout=self.dropout)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from peprof_methods.errors import require
-from peprof_methods.linears import AdaptedLinear, merge_adapted
+from peprof_methods.linears import AdaptedLinear
 from peprof_methods.lora import LoRALinear
-from peprof_methods.low_rank_method import adapt, check_alpha, check_dropout, check_rank
+from peprof_methods.low_rank_method import HasRank, check_alpha, check_sides
 from peprof_methods.low_rank_products import low_rank_linear
-from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles
 
 
 def top_triplets(weight: Tensor, rank: int, iterations: int | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,12 +125,29 @@ class SiVALinear(AdaptedLinear):
         return u, s[:, None] * v
 
 
-def _check_iterations(iterations: int | None) -> None:
-    require(iterations is None or iterations >= 0, "svd_iterations", iterations, "at least 0, or none")
+@dataclass(frozen=True, kw_only=True)
+class StartsAtTriplets(HasRank):
+    """A method that takes the top singular triplets out of each target's weight.
+
+    Args:
+        rank: number of triplets of each target.
+        dropout: rate on the update's input; it drops part of what the backbone computed.
+        svd_iterations: none for the exact decomposition; a number of power iterations (4, say) for the fast
+            randomised one.
+    """
+
+    rank: int = 8
+    dropout: float = 0.0
+    svd_iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        iterations = self.svd_iterations
+        require(iterations is None or iterations >= 0, "svd_iterations", iterations, "at least 0, or none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PiSSA:
+class PiSSA(StartsAtTriplets):
     """Principal singular triplets (Meng et al. 2024, arXiv:2404.02948): y = W' x + (alpha/rank) B A x.
 
     LoRA that starts elsewhere: B and A hold the top singular triplets of W, each with the root of the
@@ -139,126 +156,42 @@ class PiSSA:
     same options only. The head is trained too.
 
     Args:
-        rank: number of triplets of each target.
         alpha: the update is scaled by alpha / rank; none for the rank itself, a scale of 1, as in the paper.
-        dropout: rate on the update's input; it drops part of what the backbone computed.
-        targets: roles of the linear layers that are adapted.
-        svd_iterations: none for the exact decomposition; a number of power iterations (4, say) for the fast
-            randomised one.
     """
 
-    family: ClassVar[str] = "low rank"
     paper: ClassVar[str] = "Meng et al. 2024, arXiv:2404.02948"
     trains: ClassVar[str] = "A and B of each target, and the head"
-    unsupported: ClassVar[Mapping[str, str]] = {}
 
-    rank: int = 8
     alpha: float | None = None
-    dropout: float = 0.0
-    targets: tuple[LinearRole, ...] = ("attention.query", "attention.value")
-    svd_iterations: int | None = None
 
     def __post_init__(self) -> None:
-        check_rank(self.rank)
+        super().__post_init__()
         if self.alpha is not None:
             check_alpha(self.alpha)
-        check_dropout(self.dropout)
-        _check_iterations(self.svd_iterations)
-        object.__setattr__(self, "targets", checked_roles(self.targets, known=LINEAR_ROLES, option="targets"))
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Freeze the backbone and move the top triplets of each target's weight into A and B.
-
-        Args:
-            model: of a supported architecture; changed in place.
-
-        Returns:
-            The same model.
-
-        Raises:
-            UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
-            ValueError: a target has fewer singular values than ``rank``.
-        """
+    def maker(self, linears: Mapping[str, nn.Linear]) -> Callable[[nn.Linear], PiSSALinear]:
+        """See ``AdaptsTargets``."""
+        check_sides(self.rank, linears)
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
-
-        def make(linear: nn.Linear) -> PiSSALinear:
-            return PiSSALinear(
-                linear, rank=self.rank, scale=scale, dropout=self.dropout, iterations=self.svd_iterations
-            )
-
-        return adapt(model, self.targets, make, largest_rank=self.rank)
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """Fold A and B back into the weights, for inference without extra cost.
-
-        Args:
-            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
-
-        Returns:
-            The same model, of plain layers only, with the same logits.
-        """
-        return merge_adapted(model, PiSSALinear)
+        return partial(
+            PiSSALinear, rank=self.rank, scale=scale, dropout=self.dropout, iterations=self.svd_iterations
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiVA:
+class SiVA(StartsAtTriplets):
     """Singular vectors adapted: y = W' x + U diag(S) V x, U and V trained, S frozen.
 
     As PiSSA, but the top singular values stay as they are and their vectors are trained (Say, Coşlu, Gudelj
     2023, a student project at TUM). W' = W - U diag(S) V is frozen. Training starts from the
     backbone's function. Each target's weight is changed, so what is saved fits the same backbone with the
     same options only. The head is trained too.
-
-    Args:
-        rank: number of triplets of each target.
-        dropout: rate on the update's input; it drops part of what the backbone computed.
-        targets: roles of the linear layers that are adapted.
-        svd_iterations: none for the exact decomposition; a number of power iterations (4, say) for the fast
-            randomised one.
     """
 
-    family: ClassVar[str] = "low rank"
     paper: ClassVar[str] = "Say, Coşlu, Gudelj 2023, TUM student project"
     trains: ClassVar[str] = "top singular vectors of each target, and the head"
-    unsupported: ClassVar[Mapping[str, str]] = {}
 
-    rank: int = 8
-    dropout: float = 0.0
-    targets: tuple[LinearRole, ...] = ("attention.query", "attention.value")
-    svd_iterations: int | None = None
-
-    def __post_init__(self) -> None:
-        check_rank(self.rank)
-        check_dropout(self.dropout)
-        _check_iterations(self.svd_iterations)
-        object.__setattr__(self, "targets", checked_roles(self.targets, known=LINEAR_ROLES, option="targets"))
-
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Freeze the backbone and take the top triplets out of each target's weight.
-
-        Args:
-            model: of a supported architecture; changed in place.
-
-        Returns:
-            The same model.
-
-        Raises:
-            UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
-            ValueError: a target has fewer singular values than ``rank``.
-        """
-
-        def make(linear: nn.Linear) -> SiVALinear:
-            return SiVALinear(linear, rank=self.rank, dropout=self.dropout, iterations=self.svd_iterations)
-
-        return adapt(model, self.targets, make, largest_rank=self.rank)
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """Fold the triplets back into the weights, for inference without extra cost.
-
-        Args:
-            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
-
-        Returns:
-            The same model, of plain layers only, with the same logits.
-        """
-        return merge_adapted(model, SiVALinear)
+    def maker(self, linears: Mapping[str, nn.Linear]) -> Callable[[nn.Linear], SiVALinear]:
+        """See ``AdaptsTargets``."""
+        check_sides(self.rank, linears)
+        return partial(SiVALinear, rank=self.rank, dropout=self.dropout, iterations=self.svd_iterations)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peprof_methods.errors import require
 from peprof_methods.fisher import empirical_fisher
-from peprof_methods.linears import merge_adapted
+from peprof_methods.linears import Mergeable
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, freeze_backbone, linears_by_role
 from peprof_methods.selected_linear import SelectedLinear
 
@@ -20,7 +20,7 @@ Scope = Literal["matrix", "global"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectedEntries:
+class SelectedEntries(Mergeable):
     """A fixed few entries of the weight matrices are trained: y = (W + S) x + b, where S has k entries.
 
     W stays frozen; gradient and optimizer state are as long as S has entries. The entries are chosen once:
@@ -132,17 +132,6 @@ class SelectedEntries:
             )
         devices = {name: linear.weight.device for name, linear in linears.items()}
         return _put(model, linears, {n: tensor.to(devices[n], copy=True) for n, tensor in places.items()})
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """Add the entries to the weights, for inference without extra cost.
-
-        Args:
-            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
-
-        Returns:
-            The same model, of plain layers only, with the same logits.
-        """
-        return merge_adapted(model, SelectedLinear)
 
     def adapter_state(self, model: nn.Module) -> dict[str, Tensor]:
         """What is worth saving: all that is trained, and the places of the entries.

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from peprof_methods.errors import require
-from peprof_methods.linears import AdaptedLinear, merge_adapted
-from peprof_methods.low_rank_method import adapt, check_dropout, check_rank
+from peprof_methods.linears import AdaptedLinear
+from peprof_methods.low_rank_method import HasRank
 from peprof_methods.low_rank_products import vectors_low_rank_linear
-from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, linears_by_role
 
 
 class Projections(nn.Module):
@@ -88,7 +88,7 @@ class VeRALinear(AdaptedLinear):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VeRA:
+class VeRA(HasRank):
     """Random matrix adaptation (Kopiczko et al. 2024, arXiv:2310.11454): y = Wx + b * B (d * A dropout(x)).
 
     A and B are random, frozen and shared by all targets; each has two trained vectors, d of ``rank`` numbers
@@ -99,63 +99,29 @@ class VeRA:
     Args:
         rank: of A and B.
         initial_d: first value of d.
-        dropout: rate on the update's input; above 0 it saves a mask of one byte for each of its entries.
-        targets: roles of the linear layers that are adapted.
         projection_seed: seed of A and B.
     """
 
-    family: ClassVar[str] = "low rank"
     paper: ClassVar[str] = "Kopiczko et al. 2024, arXiv:2310.11454"
     trains: ClassVar[str] = "two vectors of each target, and the head"
-    unsupported: ClassVar[Mapping[str, str]] = {}
 
     rank: int = 256
     initial_d: float = 0.1
-    dropout: float = 0.0
-    targets: tuple[LinearRole, ...] = ("attention.query", "attention.value")
     projection_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_rank(self.rank)
+        super().__post_init__()
         known = math.isfinite(self.initial_d) and self.initial_d != 0
         require(known, "initial_d", self.initial_d, "a number other than 0")
-        check_dropout(self.dropout)
         require(self.projection_seed >= 0, "projection_seed", self.projection_seed, "at least 0")
-        object.__setattr__(self, "targets", checked_roles(self.targets, known=LINEAR_ROLES, option="targets"))
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Freeze the backbone and put two vectors around the shared pair beside each target.
-
-        Args:
-            model: of a supported architecture; changed in place.
-
-        Returns:
-            The same model.
-
-        Raises:
-            UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
-        """
-        linears = list(linears_by_role(model, self.targets).values())
+    def maker(self, linears: Mapping[str, nn.Linear]) -> Callable[[nn.Linear], VeRALinear]:
+        """See ``AdaptsTargets``."""
         shared = Projections(
-            linears[0].weight,
+            next(iter(linears.values())).weight,
             rank=self.rank,
-            inputs=max(linear.in_features for linear in linears),
-            outputs=max(linear.out_features for linear in linears),
+            inputs=max(linear.in_features for linear in linears.values()),
+            outputs=max(linear.out_features for linear in linears.values()),
             seed=self.projection_seed,
         )
-
-        def make(linear: nn.Linear) -> VeRALinear:
-            return VeRALinear(linear, shared, inner_start=self.initial_d, dropout=self.dropout)
-
-        return adapt(model, self.targets, make)
-
-    def merge(self, model: nn.Module) -> nn.Module:
-        """Fold each update into its weight, for inference without extra cost.
-
-        Args:
-            model: as returned by ``apply``; changed in place, so that no second copy of the weights is held.
-
-        Returns:
-            The same model, of plain layers only, with the same logits.
-        """
-        return merge_adapted(model, VeRALinear)
+        return partial(VeRALinear, projections=shared, inner_start=self.initial_d, dropout=self.dropout)
