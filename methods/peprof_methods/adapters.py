@@ -4,7 +4,6 @@ the parallel one of He et al. 2022 (arXiv:2110.04366)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peprof_methods.errors import require
-from peprof_methods.inserted_linear import ACTIVATIONS, Activation, InsertedLinear, check_activation
-from peprof_methods.roles import LinearRole, freeze_backbone, linears_by_role
+from peprof_methods.inserted_linear import ACTIVATIONS, Activation, HasBottleneck, InsertedLinear
+from peprof_methods.roles import LinearRole, freeze_backbone, linears_by_role, modules_by_role
 
 
 class AdapterLinear(InsertedLinear):
@@ -148,30 +147,25 @@ def _insert(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Houlsby:
+class Houlsby(HasBottleneck):
     """Adapters (Houlsby et al. 2019, arXiv:1902.00751): z = y + U f(D y + c) + e behind every sublayer.
 
     One acts on what each attention projects out (a decoder's attention to the encoder included) and one on
     what each feed-forward projects down, before the residual is added. In the paper dropout comes before the
     adapter, here after it. U is zero at first, so training starts from the backbone's function; D is
-    Kaiming-uniform (sqrt 5). Being nonlinear, adapters can't be merged. The head is trained too.
+    Kaiming-uniform (sqrt 5). Being nonlinear, adapters can't be merged. The head is trained too. The authors'
+    own activation is GELU.
 
     Args:
         bottleneck: width of each adapter; the paper's are 2 to 256.
-        activation: f: relu, tanh, gelu or silu; the latter two save one more narrow tensor an adapter.
+        layernorms: whether the backbone's normalisations are trained too, as in the paper.
     """
 
-    family: ClassVar[str] = "inserted"
     paper: ClassVar[str] = "Houlsby et al. 2019, arXiv:1902.00751"
     trains: ClassVar[str] = "bottlenecks after attention and feed-forward"
-    unsupported: ClassVar[Mapping[str, str]] = {}
 
     bottleneck: int = 48
-    activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        require(self.bottleneck >= 1, "bottleneck", self.bottleneck, "at least 1")
-        check_activation(self.activation)
+    layernorms: bool = False
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Freeze the backbone and put the adapters in.
@@ -186,33 +180,23 @@ class Houlsby:
             UnsupportedModelError: for an unknown architecture, or a layer that isn't a plain linear one.
         """
         roles: tuple[LinearRole, ...] = ("attention.output", "feedforward.down")
-        return _insert(model, roles, bottleneck=self.bottleneck, activation=self.activation)
+        _insert(model, roles, bottleneck=self.bottleneck, activation=self.activation)
+        for norm in modules_by_role(model, ["layernorm"]).values() if self.layernorms else ():
+            norm.requires_grad_(True)
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pfeiffer:
+class Pfeiffer(HasBottleneck):
     """Adapters behind the feed-forward only (Pfeiffer et al. 2021, arXiv:2005.00247): half of Houlsby's.
 
     z = y + U f(D y + c) + e on what each feed-forward projects down, before the residual is added. U is zero
     at first; D is Kaiming-uniform (sqrt 5). Being nonlinear, adapters can't be merged. The head is trained
     too.
-
-    Args:
-        bottleneck: width of each adapter.
-        activation: f: relu, tanh, gelu or silu; the latter two save one more narrow tensor an adapter.
     """
 
-    family: ClassVar[str] = "inserted"
     paper: ClassVar[str] = "Pfeiffer et al. 2021, arXiv:2005.00247"
     trains: ClassVar[str] = "bottlenecks after the feed-forward"
-    unsupported: ClassVar[Mapping[str, str]] = {}
-
-    bottleneck: int = 48
-    activation: Activation = "relu"
-
-    def __post_init__(self) -> None:
-        require(self.bottleneck >= 1, "bottleneck", self.bottleneck, "at least 1")
-        check_activation(self.activation)
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Freeze the backbone and put the adapters in; see ``Houlsby.apply``."""
@@ -220,7 +204,7 @@ class Pfeiffer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelAdapter:
+class ParallelAdapter(HasBottleneck):
     """Adapters beside the feed-forward (He et al. 2022, arXiv:2110.04366): ffn(x) + scale (U f(D x + c) + e).
 
     They read what the feed-forward reads (behind its norm, where the norm comes first). As the feed-forward's
@@ -228,23 +212,16 @@ class ParallelAdapter:
     Being nonlinear, adapters can't be merged. The head is trained too.
 
     Args:
-        bottleneck: width of each adapter.
-        activation: f: relu, tanh, gelu or silu; the latter two save one more narrow tensor an adapter.
         scale: of what an adapter adds; 4 in the paper's experiments.
     """
 
-    family: ClassVar[str] = "inserted"
     paper: ClassVar[str] = "He et al. 2022, arXiv:2110.04366"
     trains: ClassVar[str] = "bottlenecks beside the feed-forward"
-    unsupported: ClassVar[Mapping[str, str]] = {}
 
-    bottleneck: int = 48
-    activation: Activation = "relu"
     scale: float = 4.0
 
     def __post_init__(self) -> None:
-        require(self.bottleneck >= 1, "bottleneck", self.bottleneck, "at least 1")
-        check_activation(self.activation)
+        super().__post_init__()
         require(0 < self.scale < math.inf, "scale", self.scale, "a positive number")
 
     def apply(self, model: nn.Module) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peprof_methods.errors import UnsupportedModelError, require
-from peprof_methods.inserted_linear import ACTIVATIONS, Activation, InsertedLinear, check_activation
+from peprof_methods.inserted_linear import ACTIVATIONS, Activation, HasBottleneck, InsertedLinear
 from peprof_methods.roles import checked_roles, freeze_backbone, linears_by_role
 
 Place = Literal["attention.output", "feedforward.down"]
@@ -99,7 +98,7 @@ def _normal(like: Tensor, *shape: int, variance: float) -> nn.Parameter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compacter:
+class Compacter(HasBottleneck):
     """Compacter (Karimi Mahabadi et al. 2021, arXiv:2106.04647): adapters of Kronecker products.
 
     z = y + f(y P + c) Q + e, where P and Q are sums over i = 1 ... n of A_i kron B_i with B_i of low rank.
@@ -112,14 +111,11 @@ class Compacter:
         bottleneck: width of each adapter, a multiple of n; the paper's is 24 for T5-base.
         n: how many Kronecker products are summed; must divide the model's width.
         rank: of each B_i.
-        activation: f: relu, tanh, gelu or silu; the latter two save one more narrow tensor an adapter.
         places: roles behind which adapters are put; ``["feedforward.down"]`` is the paper's Compacter++.
     """
 
-    family: ClassVar[str] = "inserted"
     paper: ClassVar[str] = "Karimi Mahabadi et al. 2021, arXiv:2106.04647"
     trains: ClassVar[str] = "adapters of Kronecker products, and biases"
-    unsupported: ClassVar[Mapping[str, str]] = {}
 
     bottleneck: int = 48
     n: int = 4
@@ -128,11 +124,10 @@ class Compacter:
     places: tuple[Place, ...] = ("attention.output", "feedforward.down")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.n >= 1, "n", self.n, "at least 1")
-        fits = self.bottleneck >= 1 and self.bottleneck % self.n == 0
-        require(fits, "bottleneck", self.bottleneck, f"a positive multiple of n={self.n}")
+        require(self.bottleneck % self.n == 0, "bottleneck", self.bottleneck, f"a multiple of n={self.n}")
         require(self.rank >= 1, "rank", self.rank, "at least 1")
-        check_activation(self.activation)
         known = ("attention.output", "feedforward.down")
         object.__setattr__(self, "places", checked_roles(self.places, known=known, option="places"))
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from peprof_methods.adapters import AdapterLinear, Houlsby, ParallelAdapter, Pfeiffer
 from peprof_methods.errors import UnsupportedModelError
 from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.methods.method_geometries import EVERY_ARCHITECTURE, batch, scatter, tiny
 from tests.profiler.test_shares import F32, HEADS, LAYERS, B, D, L, N, saved, share
@@ -166,6 +167,19 @@ def test_counts_follow_the_formula(method: Any, per_encoder: int, per_decoder: i
     assert trained(method, tiny("bert")) == 2 * per_encoder * each + head
     assert trained(method, tiny("llama-lm")) == 2 * per_encoder * each
     assert trained(method, tiny("t5-gated")) == 2 * (per_encoder + per_decoder) * each
+
+
+def test_normalisations_are_trained_too_where_asked_for() -> None:
+    """Sung et al. 2022 (arXiv:2206.06522) count 1.63 % of T5-base; they have none behind cross-attention."""
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12))
+    whole = sum(p.numel() for p in model.parameters())
+    behind_cross_attention = 12 * (2 * 768 * 48 + 48 + 768)
+    share = (trained(Houlsby(bottleneck=48, layernorms=True), model) - behind_cross_attention) / whole
+    assert round(100 * share, 2) == 1.63
+    norms = [m for m in model.modules() if type(m).__name__.endswith("LayerNorm")]
+    assert len(norms) == 12 * 2 + 12 * 3 + 2
+    assert all(p.requires_grad for norm in norms for p in norm.parameters())
 
 
 # What all of them save on DistilBERT with dropout 0.1, by formula: see ``test_shares`` for the geometry.

@@ -135,7 +135,7 @@ def test_autocast_matches_float32() -> None:
     ("options", "message"),
     [
         ({"n": 0}, "n=0: expected at least 1"),
-        ({"bottleneck": 46}, "bottleneck=46: expected a positive multiple of n=4"),
+        ({"bottleneck": 46}, "bottleneck=46: expected a multiple of n=4"),
         ({"rank": 0}, "rank=0: expected at least 1"),
         (
             {"places": ("feedforward.up",)},

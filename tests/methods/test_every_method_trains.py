@@ -40,6 +40,7 @@ SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "vera/dropout": {"dropout": 0.2, "targets": ["attention.key", "feedforward.up", "feedforward.down"]},
     "prompt_tuning": {"tokens": 3},
     "prompt_tuning/random": {"tokens": 3, "init": "random"},
+    "houlsby/normalisations": {"bottleneck": 6, "layernorms": True, "activation": "silu"},
     "compacter/rank 2": {"bottleneck": 6, "n": 2, "rank": 2, "activation": "relu"},
     "lst": {"reduction": 4},
     "lst/dynamic": {"reduction": 4, "fusion": "dynamic", "embeddings_to_every_layer": True},
