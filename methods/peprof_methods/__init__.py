@@ -8,7 +8,8 @@ What the methods stand on:
 - ``architectures`` and ``roles``: what each architecture calls its parts; ``errors``: what can be wrong.
 - ``linears``: layers that hold another's parameters, and merging. Of these ``inserted_linear`` is for
   adapters, ``selected_linear`` for ``sparse``.
-- ``low_rank_method`` and ``low_rank_products``: options and arithmetic that LoRA and its kin share.
+- ``low_rank_method`` and ``low_rank_products``: options and arithmetic that LoRA and its kin share;
+  ``autocasting``: what such arithmetic owes to autocast.
 - ``ladder`` and ``ladder_...``: the modules that ``lst`` puts together, for each architecture.
 - ``prefix_attention``: attention with keys and values before its own; ``fisher``: which weights matter.
 """

@@ -190,7 +190,8 @@ class StackPlan:
             return DynamicFusion(count, width, causal=causal)
         if width % heads:
             raise ValueError(
-                f"fusion={method.fusion!r}: expected a side width, {width}, of {heads} equal heads"
+                f"fusion={method.fusion!r} with {heads} side heads: expected side_heads that divide the side "
+                f"width, {width}"
             )
         if method.fusion == "attention":
             return AttentionFusion(count, width, heads=heads, dropout=dropout, causal=causal)

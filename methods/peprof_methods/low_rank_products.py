@@ -5,15 +5,14 @@ Letters: N rows (batch times length), r the rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from functools import wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from peprof_methods.autocasting import autocast_is_on, backward_once, dtype_of_product
 
 
 def low_rank_linear(
@@ -140,26 +139,13 @@ def row_norms(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> Tensor:
         (out_features,), in float32 at least.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
-    with torch.autocast(weight.device.type, enabled=False) if _autocast_is_on(weight) else nullcontext():
+    with torch.autocast(weight.device.type, enabled=False) if autocast_is_on(weight) else nullcontext():
         own = torch.linalg.vector_norm(weight, dim=1, dtype=wide).square_()
         cross = F.linear(weight, a).to(wide)
         wide_a, wide_b = a.to(wide), b.to(wide)
         inner = torch.addmm(cross, wide_b, wide_a @ wide_a.t(), beta=2 * scale, alpha=scale**2)
         # Rounding may take a row of next to nothing below zero.
         return inner.mul_(wide_b).sum(1).add_(own).clamp_min_(0).sqrt_()
-
-
-def _backward(function: Callable[[Any, Tensor], Any]) -> Any:
-    """A Function's backward: first derivatives, and in the tensors' own dtype also where autocast is on."""
-
-    @wraps(function)
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        if not _autocast_is_on(grad):
-            return function(ctx, grad)
-        with torch.autocast(grad.device.type, enabled=False):
-            return function(ctx, grad)
-
-    return staticmethod(once_differentiable(backward))
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -174,7 +160,7 @@ class _LowRankLinear(torch.autograd.Function):
         scale: float,
         dropout: float,
     ) -> Tensor:
-        rows = rows.to(_dtype_of_product(rows))
+        rows = rows.to(dtype_of_product(rows))
         kept = _kept(rows, dropout)
         low = F.linear(_dropped(rows, kept), a.to(rows.dtype))
         result = _linear(rows, weight, bias)
@@ -191,7 +177,7 @@ class _LowRankLinear(torch.autograd.Function):
         )
         return result
 
-    @_backward
+    @backward_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         rows, weight, a, b, low, kept = ctx.saved_tensors
         for_rows, for_weight, for_bias, for_a, for_b, *_ = ctx.needs_input_grad
@@ -220,7 +206,7 @@ class _ScaledLowRankLinear(torch.autograd.Function):
         factor: Tensor,
         scale: float,
     ) -> Tensor:
-        rows = rows.to(_dtype_of_product(rows))
+        rows = rows.to(dtype_of_product(rows))
         low = F.linear(rows, a.to(rows.dtype))
         result = _linear(rows, weight, None)
         result.addmm_(low, b.to(rows.dtype).t(), alpha=scale).mul_(factor.to(rows.dtype))
@@ -230,7 +216,7 @@ class _ScaledLowRankLinear(torch.autograd.Function):
         ctx.save_for_backward(rows, weight, bias, a, b, factor, low, result)
         return result
 
-    @_backward
+    @backward_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         rows, weight, bias, a, b, factor, low, result = ctx.saved_tensors
         for_rows, for_weight, for_bias, _, for_b, for_factor, _ = ctx.needs_input_grad
@@ -265,7 +251,7 @@ class _VectorsLowRankLinear(torch.autograd.Function):
         outer: Tensor,
         dropout: float,
     ) -> Tensor:
-        rows = rows.to(_dtype_of_product(rows))
+        rows = rows.to(dtype_of_product(rows))
         kept = _kept(rows, dropout)
         low = F.linear(_dropped(rows, kept), a.to(rows.dtype)).mul_(1 / (1 - dropout))
         result = _linear(rows, weight, bias)
@@ -276,7 +262,7 @@ class _VectorsLowRankLinear(torch.autograd.Function):
         ctx.save_for_backward(rows if for_weight else None, weight, a, b, inner, outer, low, kept)
         return result
 
-    @_backward
+    @backward_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         rows, weight, a, b, inner, outer, low, kept = ctx.saved_tensors
         for_rows, for_weight, for_bias, *_ = ctx.needs_input_grad
@@ -289,18 +275,6 @@ class _VectorsLowRankLinear(torch.autograd.Function):
         grad_weight = torch.mm(grad.t(), rows) if for_weight else None
         grad_bias = grad.sum(0) if for_bias else None
         return grad_rows, grad_weight, grad_bias, None, None, outer @ product, product @ inner, None
-
-
-def _autocast_is_on(tensor: Tensor) -> bool:
-    kind = tensor.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def _dtype_of_product(tensor: Tensor) -> torch.dtype:
-    """What autocast would make of it; it leaves double precision alone."""
-    if tensor.dtype is not torch.float64 and _autocast_is_on(tensor):
-        return torch.get_autocast_dtype(tensor.device.type)
-    return tensor.dtype
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -14,6 +14,7 @@ from peprof_methods.architectures import architecture_of
 from peprof_methods.errors import require
 from peprof_methods.fisher import empirical_fisher
 from peprof_methods.ladder import Ladder
+from peprof_methods.ladder_fusions import FusionName
 from peprof_methods.ladder_plan import StackPlan
 from peprof_methods.ladder_pruning import embedding_columns
 from peprof_methods.roles import freeze_backbone
@@ -69,7 +70,7 @@ class LadderSideTuning:
     side_heads: int | None = None
     temperature: float = 0.1
     dropout: float | None = None
-    fusion: Literal["static", "dynamic", "attention", "window"] = "static"
+    fusion: FusionName = "static"
     window: int = 9
     embeddings_to_every_layer: bool = False
     fused_last_layers: int = 1
@@ -85,7 +86,7 @@ class LadderSideTuning:
         require(0 < self.temperature < math.inf, "temperature", self.temperature, "a positive number")
         if self.dropout is not None:
             require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1, or none")
-        fusions = ("static", "dynamic", "attention", "window")
+        fusions = get_args(FusionName)
         require(self.fusion in fusions, "fusion", self.fusion, f"one of {', '.join(fusions)}")
         require(
             self.window >= 1 and self.window % 2 == 1, "window", self.window, "an odd number of at least 1"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from peprof_methods.autocasting import backward_once, dtype_of_product
 from peprof_methods.linears import AdaptedLinear
 
 
@@ -65,7 +65,7 @@ class _SelectedLinear(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, indices: Tensor
     ) -> Tensor:
-        dtype = _dtype_of_product(input)
+        dtype = dtype_of_product(input)
         rows = input.to(dtype)
         with _added(weight, values, indices):
             result = F.linear(rows, weight.to(dtype), None if bias is None else bias.to(dtype))
@@ -75,8 +75,7 @@ class _SelectedLinear(torch.autograd.Function):
         )
         return result
 
-    @staticmethod
-    @once_differentiable
+    @backward_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         rows, weight, values, indices = ctx.saved_tensors
         for_input, for_weight, for_bias, for_values, _ = ctx.needs_input_grad
@@ -109,11 +108,3 @@ def _added(weight: Tensor, values: Tensor, indices: Tensor) -> Iterator[None]:
         yield
     finally:
         flat.index_copy_(0, places, before)
-
-
-def _dtype_of_product(tensor: Tensor) -> torch.dtype:
-    """What autocast would make of it; it leaves double precision alone."""
-    kind = tensor.device.type
-    if tensor.dtype is torch.float64 or not torch.amp.is_autocast_available(kind):
-        return tensor.dtype
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype

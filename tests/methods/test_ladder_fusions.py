@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from peprof_methods.ladder_fusions import DynamicFusion
 from peprof_methods.lst import LadderSideTuning
 from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.methods.method_geometries import HEADS, LAYERS, WIDTH, batch, scatter, tiny
 
@@ -265,3 +266,15 @@ def test_layers_that_are_not_there_are_refused_before_anything_is_changed(
 def test_options_out_of_range(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LadderSideTuning(**options)
+
+
+def test_heads_that_do_not_divide_the_side_width_are_refused() -> None:
+    """T5 v1.1 small is so: 6 heads of 64, and a width of 512."""
+    config = T5Config(vocab_size=9, d_model=64, d_kv=16, d_ff=8, num_layers=1, num_heads=6)
+    model = T5ForConditionalGeneration(config)
+    with pytest.raises(ValueError) as caught:
+        LadderSideTuning(reduction=2, fusion="window").apply(model)
+    assert str(caught.value) == (
+        "fusion='window' with 6 side heads: expected side_heads that divide the side width, 32"
+    )
+    LadderSideTuning(reduction=2, fusion="window", side_heads=4).apply(model)

@@ -162,6 +162,19 @@ def test_equals_peft() -> None:
     assert compared == 4
 
 
+def test_backward_under_autocast_of_a_forward_without() -> None:
+    """In the tensors' own dtype, as the forward was."""
+    layer = some_layer()
+    x, grown = torch.randn(4, layer.in_features), torch.randn(4, layer.out_features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", enabled=False):
+            output = layer(x)
+        output.backward(grown)
+    assert layer.selected.grad is not None
+    expected = (grown.T @ x).flatten()[layer.selected_indices.long()]
+    torch.testing.assert_close(layer.selected.grad, expected, atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_the_count_is_met_exactly(architecture: str) -> None:
     model = SelectedEntries(count=1001).apply(tiny(architecture))
