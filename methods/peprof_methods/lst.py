@@ -51,8 +51,8 @@ class LadderSideTuning:
         embeddings_to_every_layer: adds s_0 to the input of every later side layer, too.
         fused_last_layers: so many of the last backbone layers feed one side layer together, with the mean of
             their outputs, so that one hidden state is kept instead of several.
-        backbone_layers: backbone layers, from 0, that have a side layer; the others' side layers are dropped.
-            ``None`` for all. With T5 for encoder and decoder alike; the authors keep 1 2 3 5 6 7 9 10 11 of
+        backbone_layers: backbone layers, from 0, that have a side layer, ``None`` for all; the others' side
+            layers are dropped. With T5 for encoder and decoder alike; the authors keep 1 2 3 5 6 7 9 10 11 of
             T5-base.
         downsample_rank: each down_i as a product of two matrices of this rank (as QST does, Zhang et al.
             2024, arXiv:2401.07004); ``None`` for one matrix.

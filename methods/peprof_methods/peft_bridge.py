@@ -26,14 +26,6 @@ TARGETS_OF: Mapping[str, tuple[str, ...]] = {
 }
 """The same for tuners that adapt something else than the rest."""
 
-NEEDS: Mapping[str, str] = {
-    "POLY": "it needs a task's number with each example",
-    "MULTITASK_PROMPT_TUNING": "it needs a task's number with each example",
-    "XLORA": "it mixes adapters that were trained before",
-    "CPT": "it needs the tokens of a prompt that was written for the task",
-}
-"""What a suite can't give, by tuner."""
-
 PLACEHOLDER_STEPS = 1_000_000
 """For tuners that want to know how many steps there will be; told the truth after the first of them."""
 
@@ -57,6 +49,13 @@ class PeftTuner:
     paper: ClassVar[str] = ""
     trains: ClassVar[str] = "what the library's tuner trains"
     unsupported: ClassVar[Mapping[str, str]] = {}
+    needs: ClassVar[Mapping[str, str]] = {
+        "POLY": "it needs a task's number with each example",
+        "MULTITASK_PROMPT_TUNING": "it needs a task's number with each example",
+        "XLORA": "it mixes adapters that were trained before",
+        "CPT": "it needs the tokens of a prompt that was written for the task",
+    }
+    """What a suite can't give, by tuner."""
 
     tuner: str
     targets: tuple[str, ...] | None = None
@@ -92,8 +91,9 @@ class PeftTuner:
         import peft
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        if self.tuner in NEEDS:
-            raise UnsupportedModelError(f"peft's {self.tuner} can't be used in a suite: {NEEDS[self.tuner]}")
+        if self.tuner in self.needs:
+            reason = self.needs[self.tuner]
+            raise UnsupportedModelError(f"peft's {self.tuner} can't be used in a suite: {reason}")
         # An unknown one is refused in our words, not in those of the library.
         if architecture_of(model).family != "llama" and self.tuner == "SHADOW":
             raise UnsupportedModelError("peft's SHADOW works on decoders only")

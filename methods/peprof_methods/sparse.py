@@ -35,8 +35,8 @@ class SelectedEntries(Mergeable):
         select: ``random``; ``fisher``, largest first; ``magnitude``, largest weights first, as SHiRA does; or
             ``smallest``, smallest weights first, as PaFi does (Liao et al. 2023, arXiv:2305.16742).
         scope: ``matrix`` gives every matrix its share by its size, as SHiRA does; ``global`` ranks the
-            entries of all together, as the FISH mask does, so that some matrices may have none. ``None`` for
-            ``global`` with ``fisher`` and ``matrix`` with the others. For ``random`` it makes no difference.
+            entries of all together, as the FISH mask does, so that some matrices may have nothing; ``None``
+            is ``global`` for ``fisher`` and ``matrix`` for the others. ``random`` is the same either way.
         examples: how many training examples ``fisher`` looks at, one by one.
         targets: roles of the linear layers whose entries may be chosen.
     """

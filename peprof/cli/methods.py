@@ -28,6 +28,7 @@ def methods(name: str | None, output_format: str) -> None:
     from peprof.reports.methods import as_json, print_method, print_methods
     from peprof.suite.catalogue import known_methods
     from peprof.suite.describing import nearest
+    from peprof.suite.library import library_tuners
 
     known = known_methods()
     if name is not None and name not in known:
@@ -43,6 +44,6 @@ def methods(name: str | None, output_format: str) -> None:
     from peprof.reports.leaderboard import results_console
 
     if name is None:
-        print_methods(results_console(), chosen)
+        print_methods(results_console(), chosen, tuners=library_tuners())
     else:
         print_method(results_console(), known[name])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from rich.console import Console
 from rich.padding import Padding
@@ -38,12 +39,13 @@ ARCHITECTURES = {
 }
 
 
-def print_methods(console: Console, entries: Sequence[MethodEntry]) -> None:
+def print_methods(console: Console, entries: Sequence[MethodEntry], *, tuners: Iterable[str] = ()) -> None:
     """Prints a table: a row a method, in the order of their families.
 
     Args:
         console: where to.
         entries: in any order.
+        tuners: of the ``peft`` library, which are methods too; none where it isn't installed.
     """
     table = Table(box=rule_of(console), pad_edge=True, header_style="bold", show_edge=False)
     table.add_column("method", no_wrap=True)
@@ -59,12 +61,15 @@ def print_methods(console: Console, entries: Sequence[MethodEntry]) -> None:
             table.add_row(
                 f"  {entry.name}",
                 said(console, entry.problem or entry.facts.trains or _prose(entry.summary)),
-                "" if problem else "yes" if entry.facts.merges else "no",
+                "" if problem else _MERGES[entry.facts.merges],
                 said(console, ", ".join(dict.fromkeys(map(_architecture, entry.facts.unsupported)))),
                 said(console, entry.facts.paper),
                 style="red" if problem else "",
             )
     console.print(Padding(table, (0, 0, 0, INDENT - 1)))
+    console.print()
+    names = ", ".join(sorted(tuners)) or "(not installed: pip install 'peprof[peft]')"
+    say(console, f"Any tuner of the peft library, as peft:NAME: {names}", "")
     console.print()
     say(console, "Options and meanings: peprof methods NAME", "dim")
 
@@ -73,15 +78,19 @@ def print_method(console: Console, entry: MethodEntry) -> None:
     """Prints all that is known of one method: what it is, where it works, its options."""
     say(console, entry.name, "bold")
     if entry.problem is not None:
-        say(console, entry.problem, "red")
+        say(console, f"It can't be used: {entry.problem}", "red")
         return
     say(console, _prose(entry.summary), "")
     for paragraph in entry.description.splitlines():
         console.print()
         say(console, _prose(paragraph), "")
     console.print()
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     for head, text in _facts(entry):
-        say(console, f"{head + ':':<12}{text}", "")
+        facts.add_row(f"{head}:", said(console, text))
+    console.print(Padding(facts, (0, 0, 0, INDENT)))
     console.print()
     if not entry.options:
         say(console, "It has no options.", "dim")
@@ -97,6 +106,7 @@ def print_method(console: Console, entry: MethodEntry) -> None:
     say(console, "In a suite, each method may also have: " + _EVERY_METHOD, "dim")
 
 
+_MERGES = {True: "yes", False: "no", None: "depends"}
 _EVERY_METHOD = "label, learning_rate, weight_decay, gradient_checkpointing."
 
 
@@ -135,7 +145,8 @@ def _facts(entry: MethodEntry) -> Iterable[tuple[str, str]]:
         yield "paper", facts.paper
     if facts.trains:
         yield "trains", facts.trains
-    yield "merges", "yes, for inference at no extra cost" if facts.merges else "no"
+    merges = {True: "yes, for inference at no extra cost", False: "no", None: "where the library can"}
+    yield "merges", merges[facts.merges]
     reasons = {f"{_architecture(name)}: {reason}" for name, reason in facts.unsupported.items()}
     for reason in sorted(reasons):
         yield "not on", reason
@@ -171,10 +182,24 @@ def _default(option: OptionEntry) -> str:
 
 
 def _meaning(option: OptionEntry) -> str:
-    choices = option.annotation if option.annotation.startswith("Literal") else ""
-    return " ".join(part for part in (_prose(option.meaning), choices and f"({choices})") if part)
+    """What it means, and what it may be where that doesn't say so."""
+    meaning = _prose(option.meaning)
+    choices = dict.fromkeys(map(str, _choices(option.type)))
+    unsaid = [word for word in choices if not re.search(rf"(?<![\w.]){re.escape(word)}(?!\w|\.\w)", meaning)]
+    if not unsaid:
+        return meaning
+    return " ".join(part for part in (meaning, f"(of {', '.join(choices)})") if part)
+
+
+def _choices(annotation: Any) -> Iterator[Any]:
+    """The values of the literal types in an annotation."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+        return
+    for part in get_args(annotation):
+        yield from _choices(part)
 
 
 def _prose(text: str) -> str:
-    """A docstring's text without its marks for code."""
-    return text.replace("``", "")
+    """A docstring's text without its marks for code, and as suites write it."""
+    return text.replace("``None``", "none").replace("``", "")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, get_args, get_origin
 
@@ -64,14 +64,14 @@ class MethodFacts:
         paper: authors, year, arXiv id.
         trains: what is trained, in a few words.
         unsupported: family of architectures or class of model -> why the method can't be applied to it.
-        merges: whether it can be folded into the backbone's weights.
+        merges: whether it can be folded into the backbone's weights; ``None`` where the library decides.
     """
 
     family: str = ""
     paper: str = ""
     trains: str = ""
     unsupported: Mapping[str, str] = field(default_factory=dict)
-    merges: bool = False
+    merges: bool | None = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,9 @@ class KnownMethods(Mapping[str, MethodEntry]):
         self._installed = dict(installed)
 
     def __getitem__(self, name: str) -> MethodEntry:
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX) in library_tuners():
+        tuners = library_tuners()
+        # Without the library every tuner is known, and can't be used for that reason.
+        if name.startswith(PREFIX) and (not tuners or name.removeprefix(PREFIX) in tuners):
             return _library_entry(name)
         return self._installed[name]
 
@@ -240,24 +242,32 @@ def known_methods() -> KnownMethods:
     return KnownMethods({name: _entry(found[name], packages) for name in sorted(found)})
 
 
-def _library_entry(name: str) -> MethodEntry:
-    source = read_tuner(name.removeprefix(PREFIX))
+def _library_entry(name: str) -> LibraryEntry:
+    tuner = name.removeprefix(PREFIX)
     bridge = read_class(*BRIDGE.split(":"), packages=frozenset({"peprof_methods"}))
-    targets = next(item for item in bridge.fields if item.name == "targets")
-    meanings = option_meanings(bridge.docstring)
-    own = [item for item in source.fields if item.name not in MANAGED | set(RESERVED)]
+    options: tuple[OptionEntry, ...] = ()
+    problem = bridge.constants["needs"].get(tuner)
+    try:
+        source = read_tuner(tuner)
+    except UnreadableError as error:
+        problem = str(error)
+    else:
+        targets = next(item for item in bridge.fields if item.name == "targets")
+        own = [item for item in source.fields if item.name not in MANAGED | set(RESERVED)]
+        options = (
+            _option(targets, option_meanings(bridge.docstring)["targets"]),
+            *(_option(item, item.help) for item in own),
+        )
     return LibraryEntry(
         name=name,
         value=BRIDGE,
         distribution="peft",
-        summary=source.docstring.strip().split("\n", 1)[0].strip(),
+        summary=f"The tuner {tuner} of the peft library: https://huggingface.co/docs/peft",
         description=described(bridge.docstring),
-        facts=_facts(bridge),
-        options=(
-            _option(targets, meanings["targets"]),
-            *(_option(item, item.help) for item in own),
-        ),
+        facts=replace(_facts(bridge), merges=None),
+        options=options,
         complete=True,  # what can't be followed, a mixin of another library, has no fields
+        problem=problem,
     )
 
 

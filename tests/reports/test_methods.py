@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 from click.testing import CliRunner
@@ -70,6 +72,52 @@ def test_the_page_of_a_method_has_all_that_is_known_of_it() -> None:
     row = next(line.split() for line in page.splitlines() if line.split()[:1] == ["rank"])
     assert row == ["rank", "8", "of", "the", "B", "A", "update."]
     assert "gradient_checkpointing" in page
+
+
+def with_option(annotation: Any, meaning: str) -> MethodEntry:
+    plain = entry("x")
+    changed = {"type": annotation, "meaning": meaning, "default": None}
+    return replace(plain, options=(replace(plain.options[0], **changed),))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "meaning", "shown"),
+    [
+        (Literal["up", "down"], "where to.", "where to. (of up, down)"),
+        (Literal["up", "down"], "``up``, or ``down`` for the other way.", "up, or down for the other way."),
+        (tuple[Literal["a.b", "c"], ...], "a.bc or c", "a.bc or c (of a.b, c)"),
+        (Literal["up"] | None, "``None`` for nowhere", "none for nowhere (of up)"),
+        (int | None, "``None`` for all", "none for all"),
+    ],
+)
+def test_what_an_option_may_be_is_said_once(annotation: Any, meaning: str, shown: str) -> None:
+    page = printed(print_method, with_option(annotation, meaning))
+    row = next(line.split() for line in page.splitlines() if line.split()[:1] == ["rank"])
+    assert " ".join(row) == f"rank none {shown}"
+
+
+def test_what_only_the_library_knows_is_said_so() -> None:
+    depends = entry("peft:X", merges=None)
+    assert "merges:  where the library can" in printed(print_method, depends)
+    row = next(line for line in printed(print_methods, [depends]).splitlines() if "peft:X" in line)
+    assert "depends" in row
+    assert json.loads(as_json([depends]))[0]["merges"] is None
+
+
+def test_the_table_names_the_librarys_tuners_or_how_to_get_them() -> None:
+    def ending(tuners: list[str]) -> str:
+        console = Console(width=100, force_terminal=False, record=True, file=None)
+        with console.capture() as capture:
+            print_methods(console, [entry("x")], tuners=tuners)
+        return capture.get().splitlines()[-3].strip()
+
+    assert ending(["OFT", "BOFT"]) == "Any tuner of the peft library, as peft:NAME: BOFT, OFT"
+    assert ending([]).endswith("as peft:NAME: (not installed: pip install 'peprof[peft]')")
+
+
+def test_a_method_that_cannot_be_used_says_why() -> None:
+    page = printed(print_method, replace(entry("x"), problem="it needs what a suite can't give"))
+    assert page.split("\n")[:2] == [" x", " It can't be used: it needs what a suite can't give"]
 
 
 def test_json_has_everything_and_can_be_read_back() -> None:

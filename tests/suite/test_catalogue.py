@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peprof.errors import UsageError
-from peprof.suite import catalogue
+from peprof.suite import catalogue, library
 from peprof.suite.catalogue import MethodEntry, known_methods, option_meanings
 
 
@@ -305,6 +305,20 @@ def test_a_tuner_of_the_peft_library_is_known_by_its_name_without_importing_it()
     assert fault.key == "m.rr"
     assert "peft:LOHO" not in known
     assert "peft:LOHA" in known.names_beside("peft:LOHO")
+
+
+def test_without_the_library_its_tuners_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (catalogue, library):
+        monkeypatch.setattr(module, "library_tuners", dict)
+    entry = known_methods()["peft:LOHA"]
+    assert entry.problem == "the peft library isn't installed: pip install 'peprof[peft]'"
+    _, (fault,) = entry.check({"r": 4}, prefix="methods[0]")
+    assert fault.problem == f"method 'peft:LOHA' can't be used: {entry.problem}"
+
+
+def test_a_tuner_that_needs_more_than_a_suite_has_is_told_while_it_is_read() -> None:
+    _, (fault,) = known_methods()["peft:POLY"].check({}, prefix="methods[0]")
+    assert fault.problem == "method 'peft:POLY' can't be used: it needs a task's number with each example"
 
 
 def test_an_array_is_accepted_where_none_is_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
