@@ -10,8 +10,8 @@ from typing import ClassVar, Literal, get_args
 
 from torch import nn
 
-from peprof_methods.errors import UnsupportedModelError, require
-from peprof_methods.roles import checked_roles, freeze_backbone, modules_by_role
+from peprof_methods.errors import require
+from peprof_methods.roles import checked_roles, freeze_backbone, lacks, modules_by_role
 
 # A literal type, so that a misspelt role is seen while a suite is read, before torch is imported.
 BackboneRole = Literal[
@@ -78,7 +78,7 @@ class SomeParameters:
         roles = self.roles or (() if self.patterns else ATTENTION)
         modules = modules_by_role(model, roles) if roles else {}
         if roles and not modules:
-            raise UnsupportedModelError(f"{type(model).__name__} has no module for {', '.join(roles)}")
+            raise lacks(model, roles, known=get_args(BackboneRole))
         # With their second names too: a tied output layer may be named as such.
         parameters = dict(model.named_parameters(remove_duplicate=False))
         chosen = [p for module in modules.values() for p in module.parameters()]

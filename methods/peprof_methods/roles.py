@@ -155,7 +155,7 @@ def linears_by_role(model: nn.Module, roles: Iterable[str]) -> dict[str, nn.Line
             )
         linears[name] = module
     if not linears:
-        raise UnsupportedModelError(f"{type(model).__name__} has no module for {', '.join(wanted)}")
+        raise lacks(model, wanted, known=LINEAR_ROLES)
     first_with: dict[int, str] = {}
     for name, linear in linears.items():
         # What changes the one's weight for itself, as PiSSA does, would change the other's as well.
@@ -163,3 +163,15 @@ def linears_by_role(model: nn.Module, roles: Iterable[str]) -> dict[str, nn.Line
         if other != name:
             raise UnsupportedModelError(f"{other} and {name} share a weight: expected one for each")
     return linears
+
+
+def lacks(model: nn.Module, roles: Sequence[str], *, known: Sequence[str]) -> UnsupportedModelError:
+    """What to raise for a model that has none of the roles.
+
+    Args:
+        model: of a supported architecture.
+        roles: that were asked for.
+        known: those that might have been asked for.
+    """
+    has = ", ".join(role for role in known if modules_by_role(model, [role]))
+    return UnsupportedModelError(f"{type(model).__name__} has no {' or '.join(roles)}: expected one of {has}")

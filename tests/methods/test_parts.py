@@ -170,7 +170,9 @@ def test_wrong_roles_and_patterns_are_said() -> None:
         SomeParameters(roles=("head",))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"patterns='\*\.bias': expected a list of patterns"):
         SomeParameters(patterns="*.bias")  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedModelError, match=r"has no module for feedforward\.gate"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"has no feedforward\.gate: expected one of attention\.query"
+    ):
         SomeParameters(roles=("feedforward.gate",)).apply(tiny("bert"))
 
 
