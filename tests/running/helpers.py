@@ -50,10 +50,16 @@ def write_suite(
     return path
 
 
-def environment() -> dict[str, str]:
-    """For a peprof in a process of its own, with the faulty methods installed."""
+def environment(*, one_thread: bool = True) -> dict[str, str]:
+    """For a peprof in a process of its own, with the faulty methods installed.
+
+    Args:
+        one_thread: False where a run here is to go on from what the other process has kept: that needs the
+            same number of threads.
+    """
     paths = [str(FAULTY), *(os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    threads = {"OMP_NUM_THREADS": "1"} if one_thread else {}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **threads}
 
 
 def command(*arguments: object) -> list[str]:

@@ -19,10 +19,10 @@ RUNS = 45
 MOMENTS = 20
 
 
-def start(suite: Path, results: Path) -> subprocess.Popen[str]:
+def start(suite: Path, results: Path, *, one_thread: bool = True) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command("run", suite, "--results", results, "--device", "cpu"),
-        env=environment(),
+        env=environment(one_thread=one_thread),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

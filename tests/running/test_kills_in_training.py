@@ -52,7 +52,7 @@ def test_killed_at_ten_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Pa
     kept = directory / "checkpoint" / "training.pt"
     steps: list[int] = []  # resumed at
     for kill in range(KILLS):
-        parent = start(path, results)
+        parent = start(path, results, one_thread=False)
         if kill == 0:  # in the short phase, or before it
             until(run_children, parent)
         for _ in range(draw.randint(1, 3) if kill else 0):
@@ -86,13 +86,13 @@ def test_a_stopped_parent_takes_its_child_along_and_the_last_checkpoint_counts(
     sent: signal.Signals, tmp_path: Path
 ) -> None:
     path = long_suite(tmp_path)
-    parent = start(path, tmp_path / "r")
+    parent = start(path, tmp_path / "r", one_thread=False)
     until(lambda: list((tmp_path / "r").glob("t/runs/*/checkpoint/training.pt")))
     relatives = family(parent)
     assert run_children(parent)
     parent.send_signal(sent)
     parent.communicate(timeout=30)
-    assert parent.returncode == (130 if sent == signal.SIGINT else -signal.SIGTERM)
+    assert parent.returncode == (130 if sent == signal.SIGINT else 143)
     assert_all_gone(relatives)
     record, _, _ = run(load_suite(path, overrides=("limits.run_seconds=300",)), tmp_path / "r")
     assert record.status == "ok" and record.attempt == 1 and record.full is not None

@@ -15,7 +15,7 @@ from peprof.devices import DeviceBytes
 from peprof.devices.cpu import CpuDevice
 from peprof.devices.cuda import AllocatorMeter
 from peprof.results.record import PoolPeaks
-from peprof.running import worker
+from peprof.running import subject, worker
 from peprof.running.tasks import RunResult
 from tests.devices.fake_allocator import MIB, FakeAllocator
 from tests.devices.fake_cuda import FakeCuda
@@ -34,14 +34,14 @@ class Greed:
         self.error: Exception | None = None
         self.held: list[weakref.ref[torch.UntypedStorage]] = []
         self.held_alive: list[int] = []
-        apply = worker.apply_method
+        apply = subject.apply_method
 
         def apply_method(*arguments: Any) -> Any:
             applied = apply(*arguments)
             applied.model.classifier.register_forward_pre_hook(self._before)
             return applied
 
-        monkeypatch.setattr(worker, "apply_method", apply_method)
+        monkeypatch.setattr(subject, "apply_method", apply_method)
 
     def _before(self, module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
         self.done += 1

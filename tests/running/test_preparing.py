@@ -60,7 +60,7 @@ def test_changed_data_is_another_run(tmp_path: Path) -> None:
         (
             'name = "lora"',
             ["model.name=ELECTRA", "model.weights=random"],
-            ["methods (lora)", "ElectraForSequenceClassification", "BertForSequenceClassification"],
+            ["methods (lora)", "ElectraForSequenceClassification", "DistilBert, Bert, Roberta"],
         ),
     ],
 )
