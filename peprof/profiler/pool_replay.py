@@ -12,10 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MINIMUM_BLOCK_BYTES = 512
-SMALL_BYTES = 2**20
-"""Larger requests come from other segments, which keep a rest of up to this much in the block."""
-SMALL_SEGMENT_BYTES = 2 * 2**20
+from peprof.gpus.blocks import SMALL_SEGMENT_BYTES, is_split_off, rounded_bytes
 
 
 @dataclass(kw_only=True)
@@ -136,13 +133,13 @@ class _Replay:
 
     def _take(self, address: int, requested: int) -> int:
         """The size of the block that a request gets at an address; the rest stays free."""
-        size = max(MINIMUM_BLOCK_BYTES, -(-requested // MINIMUM_BLOCK_BYTES) * MINIMUM_BLOCK_BYTES)
+        size = rounded_bytes(requested)
         segment = self._segment_of(address)
         if segment is None or segment.expandable or self._free.get(address, 0) < size:
             return size  # expandable segments split off whatever is left
         there = self._remove_free(address)
         rest = there - size
-        if rest >= MINIMUM_BLOCK_BYTES if segment.small else rest > SMALL_BYTES:
+        if is_split_off(rest, small=segment.small):
             self._add_free(address + size, rest)
             return size
         return there
