@@ -225,7 +225,7 @@ class CachingAllocator:
         self.counters.reserved_bytes -= block.size
 
     def _release_some(self, pool: Pool, size: int) -> bool:
-        """Gives back segments that aren't split, only as many as are needed; or says that that isn't enough."""
+        """Gives back segments that aren't split, as many as are needed; or says that that isn't enough."""
         limit = self._max_split_bytes
         if limit is None or self.settings.expandable_segments:
             return False
@@ -340,7 +340,7 @@ class CachingAllocator:
 
 
 def _least_expandable(blocks: list[tuple[int, int, Block]], index: int) -> int:
-    """Of free blocks from an index on, the first that isn't larger, with all that it can grow by, than the next."""
+    """Of free blocks from an index on, the first that can't become larger than the next can."""
     while index + 1 < len(blocks) and blocks[index + 1][2].can_be() < blocks[index][2].can_be():
         index += 1
     return index

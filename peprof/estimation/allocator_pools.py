@@ -9,11 +9,12 @@ class Counters:
     """The allocator's counters, named as torch names them.
 
     ``active_bytes`` isn't here: it is ``allocated_bytes`` where no other stream uses a block, which the
-    simulation takes for granted.
+    simulation takes for granted. ``device_requests`` are those that the device had room for.
     """
 
     __slots__ = (
         "allocated_bytes",
+        "device_requests",
         "inactive_split_bytes",
         "peak_reserved_bytes",
         "requested_bytes",
@@ -27,10 +28,12 @@ class Counters:
         self.reserved_bytes = 0
         self.inactive_split_bytes = 0
         self.peak_reserved_bytes = 0
+        self.device_requests = 0
         self.retries = 0
 
     def reserve(self, nbytes: int) -> None:
         """The device gave so much."""
+        self.device_requests += 1
         self.reserved_bytes += nbytes
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
 

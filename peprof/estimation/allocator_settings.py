@@ -13,7 +13,7 @@ from peprof.gpus.blocks import BIG_BYTES, LARGE_SEGMENT_BYTES
 
 _MIB = 2**20
 _INTERVALS = 16
-"""Sizes from 1 MiB to 64 GiB, each interval from one power of two to the next; the outer ones reach further."""
+"""Of sizes from 1 MiB to 64 GiB, each from one power of two to the next; the outer ones reach further."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def parse_allocator_settings(text: str) -> AllocatorSettings:
     for item in _items(text):
         key, colon, value = (part.strip() for part in item.partition(":"))
         if not colon:
-            raise _wrong(item, "a setting and its value", "setting:value")
+            raise _wrong(item, "setting with its value", "setting:value")
         if key in _READERS:
             settings = replace(settings, **_READERS[key](value))
         elif key not in _WITHOUT_EFFECT:

@@ -1,7 +1,8 @@
 """A training step's log of allocations put through the simulated allocator, until it is in its steady state.
 
-A first step asks the device for segments; what later steps reserve is what stays. The log of one step is
-therefore run several times, and what is told is the last of them.
+A first step asks the device for segments, and a second one may again, as blocks come to lie elsewhere; what
+is reserved once a step asks for none is what stays. The log of one step is therefore run until it does, and
+what is told is the last run.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class PoolLevels:
 
     @property
     def active_bytes(self) -> int:
-        """In use, or still used by another stream after their death: a log of one process knows none of those."""
+        """In use, or used by another stream after their death, of which a log of births and deaths knows none."""
         return self.allocated_bytes
 
     def highest(self, other: PoolLevels) -> PoolLevels:
@@ -114,6 +115,7 @@ class SimulatedMemory:
         end: after it.
         first_step_peak: the highest values in the first step, in which the pool grew.
         steps: that were run.
+        settled: whether the last one asked the device for nothing, so that further ones would be as it was.
         retries: times that the pool was emptied to find room in the last step.
         all_retries: in all steps; a first step may need some that later ones don't.
         out_of_memory: ``None`` where there was room.
@@ -124,6 +126,7 @@ class SimulatedMemory:
     end: PoolLevels
     first_step_peak: PoolLevels
     steps: int
+    settled: bool
     retries: int
     all_retries: int
     out_of_memory: SimulatedOutOfMemory | None
@@ -136,14 +139,14 @@ def simulate(
     config: AllocatorSettings | None = None,
     capacity_bytes: int | None = None,
     device_bytes: int | None = None,
-    repeat: int = 2,
+    repeat: int = 8,
 ) -> SimulatedMemory:
     """Runs the log of a step through the allocator.
 
     From the second step on, what was born in the one before and survived it takes the place of what dies
-    without a birth, by its bytes: last step's gradients, say. What has no such successor, as a batch has none,
-    is asked for anew before each step; and what survives without ever dying, as an optimizer's state that its
-    first step makes, is made once.
+    without a birth, by its bytes: last step's gradients, say. What has no such successor, as a batch has
+    none, is asked for anew before each step; and what survives without ever dying, as an optimizer's state
+    that its first step makes, is made once.
 
     Args:
         events: of one step, in order.
@@ -151,7 +154,7 @@ def simulate(
         config: the allocator's settings; torch's own unless given.
         capacity_bytes: what the device has for the pool; ``None`` for as much as it likes.
         device_bytes: the device's whole memory; ``capacity_bytes`` unless given.
-        repeat: how many steps to run, at least 1.
+        repeat: how many steps to run at most, 1 or more; none follows one that asked the device for nothing.
 
     Raises:
         ValueError: an allocation is born twice, or dies without having been there.
@@ -241,30 +244,29 @@ class _Simulation:
         self._ran_out: SimulatedOutOfMemory | None = None
 
     def run(self, steps: int) -> SimulatedMemory:
-        first_peak = PoolLevels()
         counters = self._pool.counters
-        retries = done = 0
-        for step in range(1, steps + 1):
-            retries, done = counters.retries, step
+        step = retries = asked = 0
+        first_peak: PoolLevels | None = None
+        while step < steps and self._ran_out is None and (step < 2 or counters.device_requests > asked):
+            step, retries, asked = step + 1, counters.retries, counters.device_requests
             self._phases = {}
-            if self._settle(step):
+            if self._place(step):
                 self._step(step)
-            if step == 1:
-                first_peak = self._peak()
-            if self._ran_out is not None:
-                break
+            first_peak = first_peak or self._peak()
+        peak = self._peak()
         return SimulatedMemory(
-            peak=self._peak(),
+            peak=peak,
             phases=self._phases,
             end=self._now(),
-            first_step_peak=first_peak,
-            steps=done,
+            first_step_peak=first_peak or peak,
+            steps=step,
+            settled=step > 1 and self._ran_out is None and counters.device_requests == asked,
             retries=counters.retries - retries,
             all_retries=counters.retries,
             out_of_memory=self._ran_out,
         )
 
-    def _settle(self, step: int) -> bool:
+    def _place(self, step: int) -> bool:
         """Puts in place what is there before a step; whether there was room."""
         if step > 1:
             for gone, successor in self._turnover.successors.items():

@@ -1,1 +1,1 @@
-"""What is known of NVIDIA's GPUs without having one: names, datasheets, and torch's rules for their memory."""
+"""What is known of NVIDIA's GPUs without having one: names, datasheets, torch's rules for their memory."""
