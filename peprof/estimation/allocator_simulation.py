@@ -69,7 +69,7 @@ class PoolLevels:
 
     @property
     def active_bytes(self) -> int:
-        """In use, or used by another stream after their death, of which a log of births and deaths knows none."""
+        """In use, or used by another stream after their death; a log of births and deaths knows no such."""
         return self.allocated_bytes
 
     def highest(self, other: PoolLevels) -> PoolLevels:
