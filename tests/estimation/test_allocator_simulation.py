@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from peprof.estimation.allocator_settings import parse_allocator_settings
 from peprof.estimation.allocator_simulation import (
@@ -15,6 +16,8 @@ from peprof.estimation.allocator_simulation import (
     simulate,
 )
 from peprof.profiler.events import EventLog, spans_of
+from peprof.profiler.ledger import Ledger
+from tests.profiler.steps import MlpStep
 
 KIB, MIB = 2**10, 2**20
 
@@ -183,3 +186,25 @@ def test_the_ledgers_log_is_read_with_its_phases() -> None:
     ]
     found = simulate(events_of_log(book, spans), resident=residents_of_log(book), repeat=1)
     assert found.peak.requested_bytes == max(book.levels())
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_a_ledgers_step_asks_for_what_the_ledger_counted(adam: bool) -> None:
+    """And the weights of 64 x 300 and 300 x 10, with their states, are blocks of multiples of 512."""
+    step = MlpStep(64, 300, 10, adam=adam)
+    batch = torch.randn(32, 64)
+    step(batch)
+    with Ledger(step.model, optimizers=[step.optimizer], inputs=batch) as ledger:
+        step(batch, ledger.mark)
+    book = ledger.book.log
+    events = events_of_log(book, spans_of(ledger.phases.marked_edges, len(book.events), before="other"))
+    found = simulate(events, resident=residents_of_log(book), repeat=1)
+    assert found.peak.requested_bytes == max(book.levels())
+    assert [phase for phase in found.phases if phase != "other"] == ["forward", "backward", "optimizer"]
+    assert found.end.requested_bytes == book.levels()[-1] == book.start_bytes
+    weights = [76_800, 1_536, 12_288, 512]  # of 76,800, 1,200, 12,000 and 40 bytes
+    steps = 4 * 512 if adam else 0  # a counter for each
+    assert found.end.allocated_bytes == sum(weights) * (3 if adam else 1) + steps + 32 * 64 * 4
+    settled = simulate(events, resident=residents_of_log(book))
+    assert settled.settled
+    assert settled.peak.requested_bytes == found.peak.requested_bytes
