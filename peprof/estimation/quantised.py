@@ -115,7 +115,7 @@ def autocast_weight_bytes(elements: Iterable[int], *, element_bytes: int = 2) ->
     frozen weight is copied anew for each use, and the copy lives as long as backward needs it.
 
     On ``meta`` autocast casts nothing, neither for ``cuda`` (which switches itself off where there is no GPU)
-    nor for ``cpu`` (which looks at the CPU's tensors only): a ledger of such a step doesn't have these copies.
+    nor for ``cpu`` (which looks at the CPU's tensors only): a ledger of such a step has no such copies.
 
     Args:
         elements: of each weight that gets a gradient and is used in a product or convolution.
