@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _PANEL_IN, _STRIP_IN, _LEGEND_IN, _DPI = 4.4, 3.9, 1.9, 160
 _INK, _QUIET, _LINE = "#222222", "#666666", "#d9d9d9"
-_LINE_STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-_STYLE: Any = {
+LINE_STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
@@ -37,7 +37,7 @@ def picture(strips: Sequence[Strip], *, kind: str) -> bytes:
     """
     width = max(len(strip.panels) for strip in strips)
     inches = (width * _PANEL_IN + _LEGEND_IN, len(strips) * _STRIP_IN)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=inches, dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
         for row, strip in zip(figure.subfigures(len(strips), 1, squeeze=False)[:, 0], strips, strict=True):
@@ -62,7 +62,7 @@ def _draw(axes: Axes, panel: Panel, *, first: bool) -> None:
             line.x,
             line.y,
             color=line.color,
-            linestyle=_LINE_STYLES[line.dash],
+            linestyle=LINE_STYLES[line.dash],
             marker="o",
             markersize=2.5,
             linewidth=1.4,
