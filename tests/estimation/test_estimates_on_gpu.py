@@ -1,0 +1,127 @@
+"""What is told without the device, against it: the allocator's counters, attention's kernels, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend
+
+from peprof.estimation.allocator import CachingAllocator, NoRoomError
+from peprof.estimation.allocator_pools import Block
+from peprof.estimation.allocator_settings import parse_allocator_settings
+from peprof.estimation.attention_kernels import chosen_kernel, saved_bytes_on_gpu
+from peprof.estimation.attention_on_meta import call_of
+from peprof.estimation.gpu_memory import cublas_workspace
+from peprof.gpus.known import gpu_of_device
+from tests.estimation.allocator_history import Counters, follow
+from tests.estimation.test_attention_kernels import CALLS, kept, tensors
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ("", "max_split_size_mb:24", "roundup_power2_divisions:8", "garbage_collection_threshold:0.6",
+           "expandable_segments:True")  # fmt: skip
+KERNELS = {
+    SDPBackend.MATH: "math",
+    SDPBackend.FLASH_ATTENTION: "flash",
+    SDPBackend.EFFICIENT_ATTENTION: "efficient",
+    SDPBackend.CUDNN_ATTENTION: "cudnn",
+}
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def simulated(config: str, seed: int, capacity_bytes: int) -> list[Counters]:
+    """The counters of the simulated allocator over the same history."""
+    pool = CachingAllocator(parse_allocator_settings(config), capacity_bytes=capacity_bytes)
+
+    def ask(size: int) -> Block | None:
+        try:
+            return pool.allocate(size)
+        except NoRoomError:
+            return None
+
+    def count() -> Counters:
+        counters = pool.counters
+        return (
+            counters.allocated_bytes,
+            counters.requested_bytes,
+            counters.reserved_bytes,
+            counters.inactive_split_bytes,
+            counters.retries,
+        )
+
+    return follow(seed, ask, pool.free, count)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_history_asks_for_all_that_is_to_be_compared(config: str) -> None:
+    """Without a GPU: that the history fills the device, so that there are retries."""
+    found = simulated(config, 1, 400 * 2**20)
+    assert max(reserved for _, _, reserved, _, _ in found) > 200 * 2**20
+    assert max(retries for *_, retries in simulated(config, 1, 150 * 2**20)) > 0
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@pytest.mark.parametrize("capacity_mib", [150, 400])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_simulated_counters_are_the_devices_own(config: str, capacity_mib: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.estimation.allocator_history", "1", str(capacity_mib)],
+        env={**os.environ, "PYTORCH_CUDA_ALLOC_CONF": config, "PYTORCH_ALLOC_CONF": config},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = json.loads(done.stdout)
+    expected = [tuple(counters) for counters in told["counters"]]
+    assert simulated(config, 1, told["capacity_bytes"]) == expected
+
+
+@pytest.mark.gpu
+@on_a_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dim", [64, 60, 128, 256])
+@pytest.mark.parametrize("change", CALLS)
+def test_the_kernel_and_what_it_keeps_are_the_devices_own(
+    dtype: torch.dtype, dim: int, change: dict[str, Any]
+) -> None:
+    query, key, value, mask = tensors("cuda", dtype, dim, change)
+    dropout, causal = change.get("dropout", 0.0), change.get("causal", False)
+    choice = torch._fused_sdp_choice(query, key, value, mask, dropout, causal)
+    call = call_of(query, key, value, mask, dropout, causal, enable_gqa=False)
+    version = torch.backends.cudnn.version()
+    kernel = chosen_kernel(call, torch.cuda.get_device_capability(), cudnn_version=version)
+    assert kernel == KERNELS[SDPBackend(choice)]
+    found = kept(
+        lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout, causal),
+        [query, key, value, *([] if mask is None else [mask])],
+    )
+    assert found == pytest.approx(saved_bytes_on_gpu(call, kernel), abs=32)  # seeds may lie on the CPU
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_cublas_takes_from_the_pool_what_the_rule_says() -> None:
+    torch._C._cuda_clearCublasWorkspaces()
+    matrix = torch.ones(64, 64, device="cuda")
+    before = torch.cuda.memory_allocated()
+    product = matrix @ matrix
+    taken = torch.cuda.memory_allocated() - before - product.untyped_storage().nbytes()
+    assert taken == cublas_workspace(torch.cuda.get_device_capability()).nbytes
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_the_memory_of_a_known_gpu_is_at_least_what_is_said() -> None:
+    gpu = gpu_of_device(torch.cuda.get_device_name())
+    if gpu is None:
+        pytest.skip(f"{torch.cuda.get_device_name()} isn't known here")
+    assert gpu.capability == torch.cuda.get_device_capability()
+    assert gpu.total_bytes <= torch.cuda.get_device_properties(0).total_memory <= 1.02 * gpu.total_bytes
