@@ -234,15 +234,35 @@ def backward_scratch_bytes(call: AttentionCall, kernel: Kernel) -> int | None:
     return sums + (expanded if call.shares_keys else 0)
 
 
+def inputs_kept_bytes(call: AttentionCall, kernel: Kernel | RecordedKernel) -> int:
+    """Queries, keys and values as far as a kernel keeps themselves, and not what it has made of them.
+
+    Fused kernels keep all three, if they needn't be padded; ``math`` keeps values, and these only in 32 bits
+    and where each head has its own.
+    """
+    if not call.trains or (kernel == "flash" and call.head_dim % 8):
+        return 0
+    key_heads = call.key_heads if call.key_heads is not None else call.heads
+    values = call.batch * key_heads * call.keys * call.values_dim
+    if kernel == "math":
+        return 0 if call.is_half or call.shares_keys else values * ITEM_BYTES[call.dtype]
+    queries = call.batch * call.heads * call.queries * call.head_dim
+    keys = call.batch * key_heads * call.keys * call.head_dim
+    return (queries + keys + values) * ITEM_BYTES[call.dtype]
+
+
 def more_than_recorded(call: AttentionCall, kernel: Kernel, recorded: RecordedKernel) -> int:
     """By how many bytes more is kept on a GPU than a step's ledger has recorded; negative for less.
 
+    Nobody else is taken to keep queries, keys and values; what comes next is taken to keep the result.
+
     Example:
         >>> call = AttentionCall(dtype="float32", batch=1, heads=1, queries=32, keys=32, head_dim=16)
-        >>> more_than_recorded(call, "efficient", "math")  # 144 B for two matrices and the probabilities
-        -8048
+        >>> more_than_recorded(call, "efficient", "math")  # probabilities and 5 matrices against 144 B and 3
+        -3952
     """
-    return saved_bytes_on_gpu(call, kernel) - saved_bytes(call, recorded)
+    on_gpu = saved_bytes_on_gpu(call, kernel) + inputs_kept_bytes(call, kernel)
+    return on_gpu - saved_bytes(call, recorded) - inputs_kept_bytes(call, recorded)
 
 
 def _up(value: int, step: int) -> int:

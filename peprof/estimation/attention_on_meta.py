@@ -8,6 +8,7 @@ all that comes out and what of it is kept for backward, so that a ledger sees wh
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -204,4 +205,8 @@ def _by_cudnn(
     return done
 
 
-_DONE_BY: dict[Kernel, Any] = {"flash": _by_flash, "efficient": _by_efficient, "cudnn": _by_cudnn}
+_DONE_BY: dict[Kernel, Callable[..., Tensor]] = {
+    "flash": _by_flash,
+    "efficient": _by_efficient,
+    "cudnn": _by_cudnn,
+}

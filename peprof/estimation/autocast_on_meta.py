@@ -65,7 +65,7 @@ class AutocastAsOnGpu(TorchFunctionMode):
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         """Lets go of the copies."""
         self._kept.clear()
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls a function with tensors of the types that it is to have."""

@@ -12,17 +12,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from peprof.estimation.attention_kernels import (
     AttentionCall,
     Kernel,
     backward_scratch_bytes,
     chosen_kernel,
+    inputs_kept_bytes,
     more_than_recorded,
     saved_bytes,
     saved_bytes_on_gpu,
 )
 from peprof.estimation.attention_on_meta import AttentionAsOnGpu, call_of
+from peprof.profiler.ledger import Ledger
+from peprof.profiler.scalars import ScalarAnswers
 
 CALL = AttentionCall(dtype="bfloat16", batch=2, heads=4, queries=40, keys=40, head_dim=64)
 T4, V100, A100, L4, H100, B200, RTX5090 = (7, 5), (7, 0), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)
@@ -221,9 +225,35 @@ def test_bytes_worked_out_by_hand() -> None:
     dropped = replace(call, dropout=0.1)
     assert saved_bytes_on_gpu(dropped, "math") == saved_bytes(call, "math") + rows * 128 * (1 + 4)
     assert saved_bytes(dropped, "math") == saved_bytes(call, "math") + rows * 128 * (4 + 4)
-    assert more_than_recorded(call, "flash", "math") == rows * 4 + 24 - saved_bytes(call, "math")
+    inputs = 3 * rows * 64 * 2  # which math has turned into float32, and keeps that
+    assert more_than_recorded(call, "flash", "math") == rows * 4 + 24 + inputs - saved_bytes(call, "math")
     assert more_than_recorded(call, "flash", "flash_cpu") == 24
     assert saved_bytes(replace(call, trains=False), "math") == 0
+
+
+FLOAT, SHORT = torch.float32, torch.bfloat16
+ON_CPU_AND_META = [
+    *((device, SDPBackend.MATH, dtype, heads) for device in ("cpu", "meta") for dtype in (FLOAT, SHORT)
+      for heads in (4, 2)),
+    *(("cpu", SDPBackend.FLASH_ATTENTION, dtype, 4) for dtype in (FLOAT, SHORT)),
+    ("meta", None, SHORT, 4), ("meta", None, SHORT, 2), ("meta", None, FLOAT, 4),  # as on an A100
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("device", "backend", "dtype", "key_heads"), ON_CPU_AND_META)
+def test_of_its_inputs_a_kernel_keeps_what_torch_keeps(
+    device: str, backend: SDPBackend | None, dtype: torch.dtype, key_heads: int
+) -> None:
+    query, key, value, _ = tensors(device, dtype, 64, {}, key_heads)
+    shares = key_heads != 4
+    call = call_of(query, key, value, None, 0.0, False, enable_gqa=shares)
+    known: dict[Any, Any] = {SDPBackend.MATH: "math", SDPBackend.FLASH_ATTENTION: "flash_cpu"}
+    kernel = known.get(backend) or chosen_kernel(call, A100)
+    with AttentionAsOnGpu(A100) if backend is None else sdpa_kernel(backend):
+        all_kept = kept(
+            lambda: functional.scaled_dot_product_attention(query, key, value, enable_gqa=shares), []
+        )
+    assert all_kept == saved_bytes(call, kernel) + inputs_kept_bytes(call, kernel)
 
 
 def test_scratch_of_backward_is_told_where_it_is_known() -> None:
@@ -234,3 +264,38 @@ def test_scratch_of_backward_is_told_where_it_is_known() -> None:
     assert backward_scratch_bytes(CALL, "math") == 0
     assert backward_scratch_bytes(CALL, "efficient") is None
     assert backward_scratch_bytes(CALL, "cudnn") is None
+
+
+def live_after_forward(capability: Any) -> tuple[int, list[tuple[AttentionCall, Kernel]]]:
+    """Of a small Llama's step on meta, in bfloat16, and the calls that were done as on a GPU."""
+    config = LlamaConfig(
+        hidden_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=512,
+        vocab_size=100,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
+        tokens = torch.zeros(2, 48, dtype=torch.long)
+    context = nullcontext() if capability is None else AttentionAsOnGpu(capability)
+    with ScalarAnswers(), context, Ledger(model.train(), inputs=tokens) as ledger:
+        ledger.mark("forward")
+        loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        ledger.mark("backward")
+        loss.backward()
+        ledger.mark(None)
+    after_forward = ledger.phases.marked_edges[1][0]
+    calls = context.calls if isinstance(context, AttentionAsOnGpu) else []
+    return ledger.book.log.levels()[after_forward], calls
+
+
+@pytest.mark.parametrize(("capability", "kernel"), [(A100, "flash"), (H100, "cudnn")])
+def test_a_models_step_keeps_less_by_what_the_formulas_say(capability: Any, kernel: Kernel) -> None:
+    """The ledger sees it: three layers' probabilities are gone, and there is a row of sums instead."""
+    plain, _ = live_after_forward(None)
+    found, calls = live_after_forward(capability)
+    assert [chosen for _, chosen in calls] == [kernel] * 3
+    less = sum(more_than_recorded(call, chosen, "math") for call, chosen in calls)
+    assert found - plain == less < 0
