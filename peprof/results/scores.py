@@ -53,7 +53,8 @@ def score_of(runs: Sequence[tuple[int, MetricFigures]]) -> Score:
 
     Without the answers one by one a share's interval is Wilson's at as many rows as there are: seeds share
     them, so more of these make it no narrower. Other metrics have the mean of the seeds' own intervals,
-    widened by what differs between seeds (variances added, degrees of freedom by Satterthwaite 1946).
+    widened by what differs between seeds (variances added, degrees of freedom by Satterthwaite 1946), and cut
+    where the metric ends: two seeds that differ leave no doubt that an F1 is at most 1.
 
     Args:
         runs: seed and what it found, the same metric; at least one. A seed that was run several times counts
@@ -65,11 +66,15 @@ def score_of(runs: Sequence[tuple[int, MetricFigures]]) -> Score:
     values = {seed: math.fsum(several) / len(several) for seed, several in by_seed.items()}
     value = math.fsum(values.values()) / len(values)
     total = min(found.total for _, found in runs)
+    metric = runs[0][1].metric
     interval, covered = _interval(list(values.values()), [found for _, found in runs], value, total)
+    if interval is not None:
+        low, high = metric.nearest_possible(interval.low), metric.nearest_possible(interval.high)
+        interval = Interval(low=low, high=high)
     answers = {seed: found.answers for seed, found in runs if found.answers is not None}
     same_examples = all(found.total == total for _, found in runs)
     return Score(
-        metric=runs[0][1].metric,
+        metric=metric,
         value=value,
         interval=interval,
         covered=covered,

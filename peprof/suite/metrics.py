@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,13 +19,26 @@ class Metric:
         name: as suites and records have it.
         tasks: that it fits.
         higher_is_better: false where less is better.
-        share: between 0 and 1, shown as a percentage. Correlations are shown times 100, as GLUE does.
+        share: shown as a percentage. Correlations are shown times 100, as GLUE does.
+        lowest, highest: the least and the most that it can be.
     """
 
     name: str
     tasks: tuple[Task, ...]
     higher_is_better: bool = True
     share: bool = True
+    lowest: float = 0.0
+    highest: float = 1.0
+
+    def nearest_possible(self, value: float) -> float:
+        """The value, or the end of what the metric can be where it lies beyond; NaN stays what it is.
+
+        >>> METRICS["matthews"].nearest_possible(-1.2)
+        -1.0
+        """
+        if value < self.lowest:
+            return self.lowest
+        return self.highest if value > self.highest else value
 
 
 _CLASSES: tuple[Task, ...] = ("classification", "text-to-text")
@@ -36,13 +50,20 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric(name="accuracy", tasks=_CLASSES),
             Metric(name="f1", tasks=_CLASSES),
             Metric(name="macro_f1", tasks=_CLASSES),
-            Metric(name="matthews", tasks=_CLASSES),
+            Metric(name="matthews", tasks=_CLASSES, lowest=-1.0),
             Metric(name="exact_match", tasks=("text-to-text",)),
-            Metric(name="pearson", tasks=("regression",)),
-            Metric(name="spearman", tasks=("regression",)),
-            Metric(name="pearson_spearman", tasks=("regression",)),
-            Metric(name="mse", tasks=("regression",), higher_is_better=False, share=False),
-            Metric(name="perplexity", tasks=("language-modelling",), higher_is_better=False, share=False),
+            Metric(name="pearson", tasks=("regression",), lowest=-1.0),
+            Metric(name="spearman", tasks=("regression",), lowest=-1.0),
+            Metric(name="pearson_spearman", tasks=("regression",), lowest=-1.0),
+            Metric(name="mse", tasks=("regression",), higher_is_better=False, share=False, highest=math.inf),
+            Metric(
+                name="perplexity",
+                tasks=("language-modelling",),
+                higher_is_better=False,
+                share=False,
+                lowest=1.0,
+                highest=math.inf,
+            ),
         )
     }
 )

@@ -52,6 +52,29 @@ def test_seeds_alone_give_a_t_interval_and_two_of_them_none():
     assert score_of([(0, figures(11.0)), (1, figures(12.0))]).interval is None
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "ends"),
+    [
+        ("f1", (0.28, 0.62), (0.0, 1.0)),
+        ("matthews", (-0.3, 0.5), (-1.0, 1.0)),
+        ("pearson_spearman", (0.99, 0.2), (-1.0, 1.0)),
+        ("mse", (0.5, 3.0), (0.0, None)),
+        ("perplexity", (1.2, 3.0), (1.0, None)),
+    ],
+)
+def test_an_interval_ends_where_the_metric_does(metric, values, ends):
+    """Student's quantile of two seeds is 12.7: it reaches far beyond what the metric can be."""
+    found = score_of(
+        [
+            (seed, figures(value, (value - 0.01, value + 0.01), metric=metric))
+            for seed, value in enumerate(values)
+        ]
+    )
+    low, high = ends
+    assert found.interval.low == low
+    assert found.interval.high == high or (high is None and found.interval.high > max(values))
+
+
 def test_a_seed_that_was_run_twice_counts_once():
     found = score_of([(0, figures(0.7)), (0, figures(0.8)), (1, figures(0.9))])
     assert found.value == pytest.approx(0.825)
