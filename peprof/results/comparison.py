@@ -140,11 +140,10 @@ def _leaderboard(
     specs = [record.spec for record in table.records]
     rows = make_rows(table.records)
     metric = METRICS[specs[0].data.judged_by[0]]
-    if target is not None and metric.share and abs(target) > 1:
-        raise UsageError(
-            f"{metric.name} can't reach a target of {target:g}: it is at most 1",
-            hint=f"Give it as a share: {target / 100:g}.",
-        )
+    impossible = metric.impossible(target) if target is not None else None
+    if impossible is not None:
+        why, expected = impossible
+        raise UsageError(f"a target of {target:g} can't be reached: {why}", hint=f"Give {expected}.")
     wanted = target if target is not None else _target(table.records)
     measure = _reference(rows, reference)
     compared, doubts = _compare(rows, measure, wanted)

@@ -20,7 +20,8 @@ from peprof.suite.catalogue import KnownMethods, known_methods
 from peprof.suite.checking import Checker, concerns, renamed
 from peprof.suite.describing import nearest, one_of, show
 from peprof.suite.overriding import Override, Tree, lay_over, leaves, parse_override
-from peprof.suite.planning import expanded_methods
+from peprof.suite.metrics import METRICS
+from peprof.suite.planning import deciding_metrics, expanded_methods
 from peprof.suite.schema import Phase, Suite, frozen_value, method_address
 
 _DEEPEST = 16  # tables within tables; more is a mistake, and would exhaust the stack
@@ -198,10 +199,24 @@ def _laid_and_checked(
     laid, faults, origins = lay_over(tree, layers)
     checker = Checker(methods=methods, roots=roots)
     suite = checker.check(laid)
-    faults += [_named_by_origin(fault, origins) for fault in checker.faults]
+    found = checker.faults if suite is None else [*checker.faults, *_target_faults(suite)]
+    faults += [_named_by_origin(fault, origins) for fault in found]
     if suite is not None:
         faults += _label_clashes(suite)
     return suite, faults
+
+
+def _target_faults(suite: Suite) -> list[Fault]:
+    """A target that no training could ever reach, as 88 for an accuracy of 0.88."""
+    target = suite.train.target
+    if target is None:
+        return []
+    for metric in deciding_metrics(suite):
+        impossible = METRICS[metric].impossible(target)
+        if impossible is not None:
+            why, expected = impossible
+            return [Fault(key="train.target", problem=f"found {target:g}; {why}", expected=expected)]
+    return []
 
 
 def _named_by_origin(fault: Fault, origins: Mapping[str, Override]) -> Fault:

@@ -40,6 +40,19 @@ class Metric:
             return self.lowest
         return self.highest if value > self.highest else value
 
+    def impossible(self, value: float) -> tuple[str, str] | None:
+        """Why the metric can never have a value, and what would be right; ``None`` if it can.
+
+        >>> METRICS["f1"].impossible(88.0)
+        ('f1 is at most 1', 'a share: 0.88')
+        """
+        possible = self.nearest_possible(value)
+        if value == possible:
+            return None
+        end = f"{'at most' if value > possible else 'at least'} {possible:g}"
+        is_percentage = self.share and self.nearest_possible(value / 100) == value / 100
+        return f"{self.name} is {end}", f"a share: {value / 100:g}" if is_percentage else end
+
 
 _CLASSES: tuple[Task, ...] = ("classification", "text-to-text")
 

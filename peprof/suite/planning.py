@@ -131,6 +131,11 @@ def plan(suite: Suite, *, device: str, offline_reason: str | None = None) -> tup
     return tuple(runs.values())
 
 
+def deciding_metrics(suite: Suite) -> tuple[str, ...]:
+    """By what the suite's tables decide which method is best, each once."""
+    return tuple(dict.fromkeys(point["data"].judged_by[0] for point in _points(suite)))
+
+
 def expanded_methods(suite: Suite) -> tuple[MethodConfig, ...]:
     """The suite's methods, each multiplied by the matrix keys that address it.
 

@@ -185,7 +185,7 @@ def test_another_reference_a_target_and_curves(trained):
     ("option", "message"),
     [
         ("--against=lara", "Did you mean 'lora'?"),
-        ("--target=88", "accuracy can't reach a target of 88"),
+        ("--target=88", "a target of 88 can't be reached: accuracy is at most 1"),
         ("--curves=x.doc", "its ending says nothing of a picture"),
     ],
 )

@@ -98,9 +98,9 @@ def test_tables_take_the_suites_target_unless_another_is_given():
     ]
     (board,) = leaderboards(records, target=0.8)
     assert [row.reached.steps for row in board.rows] == [100, 100, 100]
-    with pytest.raises(UsageError, match="accuracy can't reach a target of 88") as caught:
+    with pytest.raises(UsageError, match="a target of 88 can't be reached: accuracy is at most 1") as caught:
         leaderboards(records, target=88)
-    assert caught.value.hint == "Give it as a share: 0.88."
+    assert caught.value.hint == "Give a share: 0.88."
 
 
 def test_energy_and_the_whole_runs_peak_are_medians_over_seeds():

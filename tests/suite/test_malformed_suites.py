@@ -44,6 +44,21 @@ CASES = [
         ],
     ),
     (
+        "a target in percent",
+        WHOLE + "[train]\ntarget = 88\n",
+        ["train.target: found 88; accuracy is at most 1; expected a share: 0.88"],
+    ),
+    (
+        "a target that none of a matrix's tasks can have",
+        HEAD
+        + MODEL
+        + DATA
+        + METHODS
+        + "[train]\ntarget = 0.5\n[matrix]\n"
+        + 'data = [{task = "language-modelling", text = ["sentence"]}]\n',
+        ["train.target: found 0.5; perplexity is at least 1; expected at least 1"],
+    ),
+    (
         "not a finite number",
         WHOLE + "[train]\nlearning_rate = inf\n",
         ["train.learning_rate: found inf; expected a number > 0"],
