@@ -22,11 +22,12 @@ FORMATS = ("rich", "markdown", "json", "csv")
     "--columns",
     metavar="COLUMN,...",
     help="Show these columns: method, trainable, accuracy, metric, difference, memory, step, samples, "
-    "train_time, time_to_target, status, exact_match, invalid, f1, macro_f1, matthews, pearson, spearman, "
-    "pearson_spearman, mse, perplexity, steps_to_target, energy_to_target, forward, backward, clip, "
-    "optimizer, tokens, run_peak, energy, sample_energy, step_energy, flops, flops_rate, mfu, inference, "
-    "inference_merged, inference_memory, token, token_merged, reserved, checkpoint, epoch_time, "
-    "evaluation_time, steps, outliers, seeds, run_ids. 'metric' is what the suite is judged by.",
+    "train_time, time_to_target, within, status, exact_match, invalid, f1, macro_f1, matthews, pearson, "
+    "spearman, pearson_spearman, mse, perplexity, steps_to_target, energy_to_target, forward, backward, "
+    "clip, optimizer, tokens, run_peak, energy, sample_energy, step_energy, flops, flops_rate, mfu, "
+    "inference, inference_merged, inference_memory, token, token_merged, reserved, checkpoint, "
+    "epoch_time, evaluation_time, steps, outliers, seeds, run_ids. 'metric' is what the suite is judged "
+    "by.",
 )
 @click.option(
     "--group-by",
@@ -43,6 +44,11 @@ FORMATS = ("rich", "markdown", "json", "csv")
     metavar="VALUE",
     type=float,
     help="Show how long it took to get as good as this, 0.88 say.  [default: the suite's train.target]",
+)
+@click.option(
+    "--within",
+    metavar="AMOUNT",
+    help="Show how good methods had become within so much training: 60s, 500steps or 2kJ.",
 )
 @click.option(
     "--curves",
@@ -65,6 +71,7 @@ def compare(
     group_by: str | None,
     against: str | None,
     target: float | None,
+    within: str | None,
     curves: Path | None,
     output_format: str,
 ) -> None:
@@ -76,12 +83,14 @@ def compare(
     # Imported here, so that 'peprof --help' doesn't pay for them.
     from peprof.reports.columns import columns_named, sort_rows
     from peprof.reports.export import to_csv, to_json, to_markdown
+    from peprof.results.budgets import parse_budget
     from peprof.results.comparison import leaderboards
     from peprof.results.store import load_records
 
     chosen = [name for name in columns.split(",") if name.strip()] if columns is not None else None
     if chosen is not None:
         columns_named(chosen)  # a misspelt name is told before anything is read
+    budget = parse_budget(within) if within is not None else None
     if curves is not None:
         from peprof.reports.memory_plot import check_plot_file
 
@@ -92,7 +101,9 @@ def compare(
         click.echo(f"Warning: left out {problem.message}\n  {problem.hint}", err=True)
     if not contents.records:
         raise nothing_found(searched, damaged=len(contents.problems))
-    boards = leaderboards(contents.records, group_by=group_by, reference=against, target=target)
+    boards = leaderboards(
+        contents.records, group_by=group_by, reference=against, target=target, budget=budget
+    )
     if sort is not None:
         boards = [sort_rows(board, sort) for board in boards]
     if curves is not None:  # first, as the reader of a pipe may go before the end

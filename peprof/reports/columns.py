@@ -18,7 +18,7 @@ from peprof.reports.formats import (
     human_seconds,
     significant,
 )
-from peprof.reports.score_columns import ACCURACY, DIFFERENCE, METRIC, OTHERS, TO_TARGET
+from peprof.reports.score_columns import ACCURACY, DIFFERENCE, METRIC, OTHERS, TO_TARGET, WITHIN
 from peprof.results.comparison import Leaderboard
 from peprof.results.record import Failure, Status
 from peprof.results.rows import Row
@@ -227,6 +227,7 @@ _ALL = (
     _measure("samples", ("samples", "per s"), "samples_per_s", significant, importance=30),
     _measure("train_time", ("training", "time"), "train_time_s", human_seconds, importance=40),
     TO_TARGET[0],
+    WITHIN,
     Column(
         key="status",
         header=("status",),

@@ -14,6 +14,7 @@ from peprof.results.scores import Score
 from peprof.suite.metrics import METRICS, Metric
 
 NOT_REACHED = "not reached"
+NOT_EVALUATED = "no evaluation"
 
 
 def score_cell(row: Row, score: Score | None) -> Cell:
@@ -174,6 +175,29 @@ def _to_target(
     )
 
 
+def _within_cell(row: Row, board: Leaderboard) -> Cell:
+    if row.within is None:
+        return NOTHING
+    if row.within.value is None:
+        unspent = board.budget is not None and board.budget.axis != "joules"
+        return Cell(parts=(NOT_EVALUATED,)) if unspent else NOTHING
+    return Cell(parts=(human_metric(row.metric, row.within.value),))
+
+
+def _within_raw(row: Row) -> dict[str, object]:
+    found = row.within
+    return {
+        "within_value": found.value if found else None,
+        "within_amount": found.budget.amount if found else None,
+        "within_axis": found.budget.axis if found else None,
+    }
+
+
+def _within_header(board: Leaderboard) -> tuple[str, ...]:
+    name = " ".join(metric_header(board.metric))
+    return (name, f"within {board.budget.words}") if board.budget else WITHIN.header
+
+
 def _gain(row: Row) -> float | None:
     return row.score.value if row.score else None
 
@@ -233,6 +257,17 @@ TO_TARGET = (
         lambda reached: reached.joules,
         human_energy,
     ),
+)
+
+WITHIN = Column(
+    key="within",
+    header=("metric", "within"),
+    importance=47,
+    cell=_within_cell,
+    raw=_within_raw,
+    order=lambda row: row.within.value if row.within else None,
+    wanted=lambda board: board.budget is not None,
+    header_of=_within_header,
 )
 
 #: Shown on demand only.

@@ -30,6 +30,8 @@ def score_notes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:
         notes += _difference_notes(board)
     if _TO_TARGET & set(shown):
         notes += _target_notes(board)
+    if "within" in shown:
+        notes += _budget_notes(board)
     return notes
 
 
@@ -164,6 +166,16 @@ def _target_notes(board: Leaderboard) -> list[str]:
         "was as good; of training steps alone"
         + ("; medians over seeds, those that never reached it counted last." if several else ".")
     ]
+
+
+def _budget_notes(board: Leaderboard) -> list[str]:
+    if board.budget is None:
+        return ["There is no budget: give --within 60s, 500steps or 2kJ."]
+    several = _any(board.rows, lambda row: row.within is not None and len(row.curves) > 1)
+    found = "the best evaluation" + (" of each seed, their mean" if several else "")
+    unspent = _any(board.rows, lambda row: row.within is not None and row.within.value is None)
+    none = "; where a seed had none by then, nothing is known" if unspent else ""
+    return [f"Within {board.budget.words} of training steps alone: {found}{none}."]
 
 
 def _any(rows: Iterable[Row], holds: Callable[[Row], bool]) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from peprof.errors import UsageError
+from peprof.results.budgets import Budget, within
 from peprof.results.conditions import ComparableRuns, Difference, differences, in_order, split
 from peprof.results.distinguishing import Doubts, against, alike
 from peprof.results.progress_curves import reached
@@ -50,6 +51,7 @@ class Leaderboard:
         reference: name of the row that the others are measured against; ``None`` where it isn't here.
         reference_asked: by the user, not only because it is full fine-tuning.
         target: of the deciding metric, whose first reaching the rows tell; ``None`` where nobody set one.
+        budget: of training, within which the rows tell how good they had become; ``None`` where nobody asked.
         suites: the suites the rows come from.
         synthetic_data, synthetic_weights: whether any row says so of itself.
         offline_reasons: why rows were run with their suite's offline overlay.
@@ -64,6 +66,7 @@ class Leaderboard:
     reference: str | None
     reference_asked: bool
     target: float | None
+    budget: Budget | None
     suites: tuple[str, ...]
     synthetic_data: bool
     synthetic_weights: bool
@@ -86,6 +89,7 @@ def leaderboards(
     group_by: str | None = None,
     reference: str | None = None,
     target: float | None = None,
+    budget: Budget | None = None,
 ) -> list[Leaderboard]:
     """Sums up runs in as many tables as their conditions demand.
 
@@ -94,6 +98,7 @@ def leaderboards(
         group_by: one of ``GROUP_KEYS``: gives a table to each of its values.
         reference: label of the method that the others are measured against; full fine-tuning unless given.
         target: of the deciding metric; the suites' own unless given.
+        budget: of training, for how good methods had become within it.
 
     Returns:
         the tables, in the order of the conditions that tell them apart; none for no records.
@@ -105,7 +110,7 @@ def leaderboards(
     grouping = _grouping(group_by)
     ordered = sorted(records, key=lambda record: (record.spec.suite, record.run_id, record.started_at))
     tables = in_order(split(ordered, grouping))
-    boards = [_leaderboard(table, tables[0], group_by, reference, target) for table in tables]
+    boards = [_leaderboard(table, tables[0], group_by, reference, target, budget) for table in tables]
     if reference is not None and boards and not any(board.reference for board in boards):
         names = sorted({row.label for board in boards for row in board.rows})
         near = difflib.get_close_matches(reference, names, n=1)
@@ -136,9 +141,13 @@ def _leaderboard(
     group_by: str | None,
     reference: str | None,
     target: float | None,
+    budget: Budget | None,
 ) -> Leaderboard:
     specs = [record.spec for record in table.records]
-    rows = make_rows(table.records)
+    rows = [
+        dataclasses.replace(row, within=within(row.curves, budget) if budget else None)
+        for row in make_rows(table.records)
+    ]
     metric = METRICS[specs[0].data.judged_by[0]]
     impossible = metric.impossible(target) if target is not None else None
     if impossible is not None:
@@ -157,6 +166,7 @@ def _leaderboard(
         reference=measure.name if measure else None,
         reference_asked=reference is not None,
         target=wanted,
+        budget=budget,
         suites=tuple(dict.fromkeys(spec.suite for spec in specs)),
         synthetic_data=any(record.data is not None and record.data.synthetic for record in table.records),
         synthetic_weights=any(

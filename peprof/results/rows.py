@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from peprof.results.budgets import Within
 from peprof.results.figures import ShortFigures, epoch_time_s, metric_figures, short_figures
 from peprof.results.paired import Tested
 from peprof.results.progress_curves import Curve, Reached, curve_of
@@ -90,6 +91,7 @@ class Row:
         next_within_noise: the name of the next better row, where it wasn't shown to differ from that one.
         against: the reference; ``None`` for the reference itself, and where one of both has no value.
         reached: when the target was; ``None`` where there is no target or no training.
+        within: how good it had become within a budget; ``None`` where there is no budget or no training.
         warnings: of all runs, without repetition.
     """
 
@@ -146,6 +148,7 @@ class Row:
     next_within_noise: str | None = None
     against: AgainstReference | None = None
     reached: Reached | None = None
+    within: Within | None = None
     warnings: tuple[str, ...] = ()
 
     @property

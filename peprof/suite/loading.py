@@ -19,8 +19,8 @@ from peprof.errors import Fault, SuiteError, UsageError
 from peprof.suite.catalogue import KnownMethods, known_methods
 from peprof.suite.checking import Checker, concerns, renamed
 from peprof.suite.describing import nearest, one_of, show
-from peprof.suite.overriding import Override, Tree, lay_over, leaves, parse_override
 from peprof.suite.metrics import METRICS
+from peprof.suite.overriding import Override, Tree, lay_over, leaves, parse_override
 from peprof.suite.planning import deciding_metrics, expanded_methods
 from peprof.suite.schema import Phase, Suite, frozen_value, method_address
 

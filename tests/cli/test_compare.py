@@ -186,6 +186,7 @@ def test_another_reference_a_target_and_curves(trained):
     [
         ("--against=lara", "Did you mean 'lora'?"),
         ("--target=88", "a target of 88 can't be reached: accuracy is at most 1"),
+        ("--within=60", "'60' is no amount of training"),
         ("--curves=x.doc", "its ending says nothing of a picture"),
     ],
 )

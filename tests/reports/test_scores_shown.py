@@ -12,6 +12,7 @@ from peprof.errors import UsageError
 from peprof.reports.export import to_csv, to_json, to_markdown
 from peprof.reports.leaderboard import print_leaderboards
 from peprof.reports.progress import _result_line
+from peprof.results.budgets import parse_budget
 from peprof.results.comparison import leaderboards
 from peprof.results.record import RunPeak
 from tests.results.factory import make_dead_record
@@ -250,6 +251,24 @@ def test_a_target_is_shown_without_asking_and_none_is_said_to_be_none():
     assert "time to" not in shown(targets())
     words = " ".join(shown(targets(), columns=["steps_to_target"]).split())
     assert "There is no target: set train.target in the suite, or give --target." in words
+
+
+def test_a_budget_shows_what_was_reached_within_it():
+    boards = targets(budget=parse_budget("70s"))
+    assert "| accuracy % within 70 s |" in to_markdown(boards)
+    words = " ".join(shown(boards).split())
+    assert "Within 70 s of training steps alone: the best evaluation of each seed, their mean" in words
+    assert "accuracy % within" not in to_markdown(targets())
+    none = " ".join(shown(targets(), columns=["within"]).split())
+    assert "There is no budget: give --within 60s, 500steps or 2kJ." in none
+    rows = json.loads(to_json(targets(budget=parse_budget("70s"))))["leaderboards"][0]["rows"]
+    assert {(row["within_axis"], row["within_amount"]) for row in rows} == {("seconds", 70.0)}
+
+
+def test_a_method_that_nobody_had_looked_at_by_then_has_no_figure():
+    table = shown(targets(budget=parse_budget("1s")), columns=["within"])
+    assert table.count("no evaluation") == 3
+    assert "where a seed had none by then, nothing is known" in " ".join(table.split())
 
 
 def test_machines_get_when_the_target_was_reached():
