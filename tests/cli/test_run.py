@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from peprof.cli import main
+from peprof.suite.loading import shipped_suites
 from tests.running.helpers import write_suite
 
 ROOT = Path(__file__).parents[2]
@@ -149,3 +151,10 @@ def test_without_the_hub_it_takes_seconds_to_say_so(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2 and "'bert-base-cased'" in done.stderr and "Hint:" in done.stderr
     assert time.monotonic() - begin < 60, "15 s on an idle machine, importing torch included"
+
+
+def test_the_help_names_every_suite_that_comes_with_peprof(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert peprof(monkeypatch, "run", "--help") == 0
+    assert set(shipped_suites()) <= set(re.findall(r"[\w-]+", capsys.readouterr().out))
