@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -116,6 +117,9 @@ class Compacter(HasBottleneck):
 
     paper: ClassVar[str] = "Karimi Mahabadi et al. 2021, arXiv:2106.04647"
     trains: ClassVar[str] = "adapters of Kronecker products, and biases"
+    variants: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "Compacter++": ('places = ["feedforward.down"]', "Karimi Mahabadi et al. 2021, arXiv:2106.04647"),
+    }
 
     bottleneck: int = 48
     n: int = 4

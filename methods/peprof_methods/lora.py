@@ -91,6 +91,10 @@ class LoRA(LearnsBFaster):
 
     paper: ClassVar[str] = "Hu et al. 2021, arXiv:2106.09685"
     trains: ClassVar[str] = "A and B of each target, and the head"
+    variants: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "rsLoRA": ('scaling = "rank_stabilized"', "Kalajdzievski 2023, arXiv:2312.03732"),
+        "LoRA+": ("b_learning_rate_ratio = 16.0", "Hayou et al. 2024, arXiv:2402.12354"),
+    }
 
     biases: bool = False
 

@@ -65,6 +65,9 @@ class LadderSideTuning:
     paper: ClassVar[str] = "Sung et al. 2022, arXiv:2206.06522"
     trains: ClassVar[str] = "a narrow network beside the backbone, and the head"
     unsupported: ClassVar[Mapping[str, str]] = {}
+    variants: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "k-LST": ('fusion = "window", dropout = 0.2', "Say, Coşlu, Gudelj 2023, TUM student project"),
+    }
 
     reduction: int = 8
     side_heads: int | None = None

@@ -60,6 +60,11 @@ class SelectedEntries(Mergeable):
     paper: ClassVar[str] = "Sung et al. 2021, arXiv:2111.09839; Bhardwaj et al. 2024, arXiv:2406.13175"
     trains: ClassVar[str] = "a few entries of the linear layers' weights"
     unsupported: ClassVar[Mapping[str, str]] = {}
+    variants: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "SHiRA": ('select = "random"', "Bhardwaj et al. 2024, arXiv:2406.13175"),
+        "FISH mask": ('select = "fisher"', "Sung et al. 2021, arXiv:2111.09839"),
+        "PaFi": ('select = "smallest"', "Liao et al. 2023, arXiv:2305.16742"),
+    }
 
     def __post_init__(self) -> None:
         require(0 < self.density <= 1, "density", self.density, "above 0 and at most 1")

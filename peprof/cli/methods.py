@@ -32,6 +32,12 @@ def methods(name: str | None, output_format: str) -> None:
 
     known = known_methods()
     if name is not None and name not in known:
+        variant = known.variant_called(name)
+        if variant is not None:
+            raise UsageError(
+                f"there is no method '{name}': {variant}",
+                hint=f"'peprof methods {variant.method}' shows all of its options.",
+            )
         near = nearest(name, known.names_beside(name))
         raise UsageError(
             f"there is no method '{name}'" + (f"; did you mean '{near}'?" if near else ""),

@@ -40,7 +40,7 @@ ARCHITECTURES = {
 
 
 def print_methods(console: Console, entries: Sequence[MethodEntry], *, tuners: Iterable[str] = ()) -> None:
-    """Prints a table: a row a method, in the order of their families.
+    """Prints a table: a row a method, and one each of its variants, in the order of their families.
 
     Args:
         console: where to.
@@ -66,6 +66,10 @@ def print_methods(console: Console, entries: Sequence[MethodEntry], *, tuners: I
                 said(console, entry.facts.paper),
                 style="red" if problem else "",
             )
+            for name, (options, paper) in entry.facts.variants.items():
+                table.add_row(
+                    f"    {name}", said(console, options), "", "", said(console, paper), style="dim"
+                )
     console.print(Padding(table, (0, 0, 0, INDENT - 1)))
     console.print()
     names = ", ".join(sorted(tuners)) or "(not installed: pip install 'peprof[peft]')"
@@ -126,7 +130,10 @@ def _plain(entry: MethodEntry) -> dict[str, Any]:
         }
         for option in entry.options
     ]
-    facts = {**asdict(entry.facts), "unsupported": dict(entry.facts.unsupported)}
+    variants = {
+        name: {"options": options, "paper": paper} for name, (options, paper) in entry.facts.variants.items()
+    }
+    facts = {**asdict(entry.facts), "unsupported": dict(entry.facts.unsupported), "variants": variants}
     return {
         "name": entry.name,
         "class": entry.value,
@@ -147,6 +154,8 @@ def _facts(entry: MethodEntry) -> Iterable[tuple[str, str]]:
         yield "trains", facts.trains
     merges = {True: "yes, for inference at no extra cost", False: "no", None: "where the library can"}
     yield "merges", merges[facts.merges]
+    for name, (options, paper) in facts.variants.items():
+        yield name, ", ".join(filter(None, (f"with {options}", paper)))
     reasons = {f"{_architecture(name)}: {reason}" for name, reason in facts.unsupported.items()}
     for reason in sorted(reasons):
         yield "not on", reason

@@ -65,6 +65,8 @@ class MethodFacts:
         trains: what is trained, in a few words.
         unsupported: family of architectures or class of model -> why the method can't be applied to it.
         merges: whether it can be folded into the backbone's weights; ``None`` where the library decides.
+        variants: what is known by a name of its own and is this method with other options: name -> these as a
+            suite has them, and the paper.
     """
 
     family: str = ""
@@ -72,6 +74,25 @@ class MethodFacts:
     trains: str = ""
     unsupported: Mapping[str, str] = field(default_factory=dict)
     merges: bool | None = False
+    variants: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What people know by a name of its own, and what it is here.
+
+    Args:
+        name: its own.
+        method: that it is.
+        options: with these, as a suite has them.
+    """
+
+    name: str
+    method: str
+    options: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.method} with {self.options}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,11 +230,23 @@ class KnownMethods(Mapping[str, MethodEntry]):
     def __len__(self) -> int:
         return len(self._installed)
 
+    def variant_called(self, name: str) -> Variant | None:
+        """The variant of a method that is known by a name, however it is written: ``k_lst`` for k-LST."""
+        for method, entry in self.items():
+            for known, (options, _) in entry.facts.variants.items():
+                if _bare(known) == _bare(name):
+                    return Variant(name=known, method=method, options=options)
+        return None
+
     def names_beside(self, name: str) -> list[str]:
         """The names that a misspelt one may have meant: the library's where it begins like one of those."""
         if name.startswith(PREFIX):
             return [PREFIX + tuner for tuner in sorted(library_tuners())]
         return list(self)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
 
 
 _UNKNOWN = object()  # stands for a default that only running code can tell
@@ -307,13 +340,17 @@ def _facts(source: SourceClass) -> MethodFacts:
         value = source.constants.get(name, "")
         return value if isinstance(value, str) else ""
 
-    unsupported = source.constants.get("unsupported")
+    unsupported, variants = source.constants.get("unsupported"), source.constants.get("variants")
     return MethodFacts(
         family=text("family"),
         paper=text("paper"),
         trains=text("trains"),
         unsupported={str(k): str(v) for k, v in unsupported.items()} if isinstance(unsupported, dict) else {},
         merges="merge" in source.functions,
+        variants={str(name): (str(found[0]), str(found[1])) for name, found in variants.items()}
+        if isinstance(variants, dict)
+        and all(isinstance(found, tuple) and len(found) == 2 for found in variants.values())
+        else {},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -135,6 +136,37 @@ def test_the_command_lists_what_is_installed_and_suggests_the_nearest_name() -> 
     wrong = CliRunner().invoke(methods, ["lorra"])
     assert isinstance(wrong.exception, UsageError)
     assert wrong.exception.message == "there is no method 'lorra'; did you mean 'lora'?"
+
+
+NAMED = ("rsLoRA", "LoRA+", "k-LST", "SHiRA", "FISH mask", "PaFi", "Compacter++")
+
+
+def test_what_is_known_by_another_name_is_listed_with_its_options_and_paper() -> None:
+    listed = CliRunner().invoke(methods, [], env={"COLUMNS": "180"}).output
+    rows = {line[4:].split("  ")[0].strip(): line for line in listed.splitlines() if line.startswith("     ")}
+    assert set(NAMED) <= set(rows)
+    assert 'scaling = "rank_stabilized"' in rows["rsLoRA"] and "arXiv:2312.03732" in rows["rsLoRA"]
+    page = " ".join(CliRunner().invoke(methods, ["lst"], env={"COLUMNS": "180"}).output.split())
+    assert 'k-LST: with fusion = "window", dropout = 0.2, Say' in page
+    (read,) = json.loads(CliRunner().invoke(methods, ["compacter", "--format=json"]).output)
+    assert read["variants"]["Compacter++"]["options"] == 'places = ["feedforward.down"]'
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_options_of_each_such_name_are_those_of_the_method(name: str) -> None:
+    known = known_methods()
+    variant = known.variant_called(name)
+    assert variant is not None
+    table = tomllib.loads("\n".join(variant.options.split(", ")))
+    assert known[variant.method].check(table, prefix="m")[1] == []
+
+
+@pytest.mark.parametrize("written", ["shira", "SHIRA", "k_lst", "lora-plus", "LoRA+", "fish_mask", "rslora"])
+def test_another_name_leads_to_the_method_however_it_is_written(written: str) -> None:
+    refused = CliRunner().invoke(methods, [written]).exception
+    assert isinstance(refused, UsageError)
+    assert refused.message.startswith(f"there is no method '{written}': ")
+    assert " is " in refused.message and " with " in refused.message
 
 
 @pytest.mark.parametrize("name", [n for n, e in known_methods().items() if e.distribution == "peprof"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from peprof.errors import SuiteError
 from peprof.suite import catalogue
 from peprof.suite.catalogue import known_methods
 from peprof.suite.loading import LoadedSuite, load_suite, shipped_suites
@@ -153,3 +154,16 @@ def test_glue_has_nine_tasks_each_with_its_own_columns_and_metrics() -> None:
     offline = found.offline
     assert offline is not None and (offline.data.name, offline.model.weights) == ("peprof/reviews", "random")
     assert len(plan(offline, device="cpu")) == len(offline.methods), "one data set, not nine"
+
+
+def test_a_suite_may_be_told_what_a_method_is_called_here(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('name = "a"\n[model]\nname = "peprof/tiny"\n[data]\nname = "peprof/reviews"\n')
+    with path.open("a") as file:
+        file.write('[[methods]]\nname = "shira"\n')
+    with pytest.raises(SuiteError) as caught:
+        load_suite(path)
+    assert (
+        "methods[0] (shira).name: there is no method 'shira': SHiRA is sparse with select = \"random\"; "
+        "expected sparse"
+    ) in str(caught.value)
