@@ -167,13 +167,13 @@ class Checker:
             options, faults = entry.check(options, prefix=prefix)
             self.faults += faults
         elif isinstance(name, str):
-            variant, known = self.methods.variant_called(name), self.methods.names_beside(name)
+            variant, names = self.methods.variant_called(name), self.methods.names_beside(name)
             self.faults.append(
                 Fault(
                     key=f"{prefix}.name",
                     problem=f"there is no method '{name}'" + (f": {variant}" if variant else ""),
-                    expected=one_of([variant.method] if variant else known),
-                    suggestion=None if variant else nearest(name, known),
+                    expected=one_of([variant.method] if variant else names),
+                    suggestion=None if variant else nearest(name, names),
                 )
             )
         return self._part(
