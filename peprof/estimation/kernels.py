@@ -1,0 +1,211 @@
+"""What a device's operators allocate, on tensors without data.
+
+Most operators allocate the same on every device. Where a device has kernels of its own, steps on ``meta``
+would take the general ones: a softmax of whole attention maps, masks of dropout as large as its input, loops
+over parameters. The modes here call what the device would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils import clip_grad
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from typing_extensions import override
+
+Kind = Literal["cpu", "cuda"]
+aten = torch.ops.aten
+
+_HALF = (torch.float16, torch.bfloat16)
+_FLASH, _EFFICIENT, _MATH = 1, 2, 0  # torch.nn.attention.SDPBackend
+_WIDEST_FLASH_HEAD = 256
+_MASK_ALIGNMENT = 8  # of the efficient kernel, in elements of a row
+
+
+@contextmanager
+def kernels_of(kind: Kind) -> Iterator[None]:
+    """Within it, steps on ``meta`` call the operators that they would call on a device.
+
+    Args:
+        kind: of the device. For ``cuda`` the choice of the attention kernel is that of torch 2.11 to 2.13 on
+            GPUs from Ampere on: flash for half precision without a mask, else the memory-efficient one, and
+            for heads that share keys with a mask or float32 the plain one.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_Functions(kind))  # type: ignore[no-untyped-call]
+        if kind == "cpu":
+            stack.enter_context(_CpuNorms())  # type: ignore[no-untyped-call]
+        # Clipping asks whether the device has operators over lists; both kinds have them.
+        for name in ("_has_foreach_support", "_device_has_foreach_support"):
+            stack.enter_context(patch.object(clip_grad, name, _has_lists))
+        yield
+
+
+def _has_lists(*_: object) -> bool:
+    return True
+
+
+class _Functions(TorchFunctionMode):
+    """Replaces functions that choose a kernel by their device."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self._kind = kind
+        self._replaced: dict[Any, Callable[..., Tensor]] = {
+            F.scaled_dot_product_attention: self._attention,
+            **({F.dropout: _cuda_dropout} if kind == "cuda" else {}),
+        }
+        self._choices: dict[Any, int] = {}
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        replaced = self._replaced.get(func, func)
+        return replaced(*args, **(kwargs or {}))
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """query: (batch, heads, length, width); key and value may have another length, and fewer heads."""
+        options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        if self._kind == "cpu":
+            choice = self._cpu_choice(query, key, value, attn_mask, options)
+            fused = _cpu_flash
+        else:
+            choice = _cuda_choice(query, key, attn_mask, enable_gqa=enable_gqa)
+            fused = _cuda_flash if choice == _FLASH else _cuda_efficient
+        if choice == _MATH:
+            return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)  # type: ignore[arg-type]
+        return fused(query, key, value, _as_numbers(attn_mask, query.dtype), dropout_p, is_causal, scale)
+
+    def _cpu_choice(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
+    ) -> int:
+        """What torch itself says, asked on the CPU with tensors that nobody fills."""
+        given = (query, key, value, mask)
+        case = (
+            torch.is_grad_enabled(),
+            *options.items(),
+            *((t.shape, t.stride(), t.dtype, t.requires_grad) for t in given if t is not None),
+        )
+        if case not in self._choices:
+            with _disable_current_modes():  # type: ignore[no-untyped-call]
+                stand_ins = [None if t is None else _stand_in(t) for t in given]
+                self._choices[case] = torch._fused_sdp_choice(*stand_ins, **options)  # type: ignore[arg-type]
+        return self._choices[case]
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    """On the CPU, with the shape and the strides of one on ``meta``; its pages are never touched."""
+    made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    return made.requires_grad_(tensor.requires_grad)
+
+
+def _as_numbers(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask of truths as one that is added, which is what the fused kernels take."""
+    if mask is None or mask.dtype is not torch.bool:
+        return mask
+    return torch.where(mask, 0.0, torch.scalar_tensor(float("-inf"), dtype=dtype, device=mask.device))
+
+
+def _cpu_flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+) -> Tensor:
+    output: Tensor = aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale
+    )[0]
+    return output
+
+
+def _cuda_choice(query: Tensor, key: Tensor, mask: Tensor | None, *, enable_gqa: bool) -> int:
+    if query.dtype in _HALF and mask is None and query.shape[-1] <= _WIDEST_FLASH_HEAD:
+        return _FLASH
+    shared_keys = enable_gqa and query.shape[1] != key.shape[1]
+    return _EFFICIENT if query.dtype in (*_HALF, torch.float32) and not shared_keys else _MATH
+
+
+def _cuda_flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+) -> Tensor:
+    width = query.shape[-1]
+    missing = -width % 8
+    if missing:
+        query, key, value = (F.pad(tensor, (0, missing)) for tensor in (query, key, value))
+        scale = width**-0.5 if scale is None else scale
+    output: Tensor = aten._scaled_dot_product_flash_attention(
+        query, key, value, dropout_p, is_causal, False, scale=scale
+    )[0]
+    return output[..., :width] if missing else output
+
+
+def _cuda_efficient(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+) -> Tensor:
+    if mask is not None:
+        length = mask.shape[-1]
+        if length % _MASK_ALIGNMENT:
+            mask = F.pad(mask, (0, -length % _MASK_ALIGNMENT))[..., :length]
+        mask = mask.expand(*query.shape[:3], key.shape[2])
+    needs_sums = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    output: Tensor = aten._scaled_dot_product_efficient_attention(
+        query, key, value, mask, needs_sums, dropout_p, is_causal, scale=scale
+    )[0]
+    return output
+
+
+def _cuda_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Its mask is of one byte an element."""
+    if not training or inplace or not 0 < p < 1 or not input.numel():
+        return F.dropout(input, p, training, inplace)
+    return torch.native_dropout(input, p, True)[0]
+
+
+class _CpuNorms(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Layer norms in half precision keep their statistics so on a CPU; a GPU keeps them in float32."""
+
+    @override
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is aten.native_layer_norm.default and args[0].dtype in _HALF:
+            weight = args[2]
+            if weight is None or weight.dtype is args[0].dtype:
+                return out[0], out[1].to(args[0].dtype), out[2].to(args[0].dtype)
+        return out

@@ -1,0 +1,82 @@
+"""What was computed of a run without running it: the memory of its training step. Plain values, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from peprof.breakdown.values import StepProfile
+from peprof.results.record import ParameterCounts
+from peprof.suite.planning import RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEvents:
+    """Every tensor's birth and death in a training step, in order: what an allocator would be asked.
+
+    Storages are numbered; an event is a storage's number and the bytes that come (or if negative, go) with it.
+
+    Args:
+        resident: (number, bytes) of what was there before the step, in the order in which it was made.
+        changes: (number, signed bytes) in order.
+        phases: (index of the first change, name of the phase that starts there), in order.
+    """
+
+    resident: tuple[tuple[int, int], ...]
+    changes: tuple[tuple[int, int], ...]
+    phases: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The memory of a run's training step, or why it can't be told.
+
+    Args:
+        spec: the run.
+        kind: of the device whose operators it is about, ``cpu`` or ``cuda``.
+        profile: of the step, exact: bytes of tensors, each storage once; ``None`` with a problem.
+        counts: numbers of parameters; ``None`` with a problem.
+        architecture: the model's class; ``None`` where it wasn't made.
+        problem: why there is no profile; ``None`` where there is one.
+        assumptions: what had to be supposed where data would have told.
+        events: of the step; ``None`` where nobody asked for them, or with a problem.
+    """
+
+    spec: RunSpec
+    kind: str
+    profile: StepProfile | None
+    counts: ParameterCounts | None = None
+    architecture: str | None = None
+    problem: str | None = None
+    assumptions: tuple[str, ...] = ()
+    events: StepEvents | None = field(default=None, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The method's."""
+        return self.spec.method.label
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Live bytes at the step's highest moment."""
+        return self.profile.peak_bytes if self.profile is not None else None
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "parameters": ("parameters", "buffers"),
+    "gradients": ("gradients",),
+    "optimizer": ("optimizer_state",),
+    "activations": ("activations",),
+    "temporaries": ("temporaries",),
+}
+"""Columns of a table, and the beginnings of the ledger's categories that they sum up."""
+
+
+def grouped_bytes(categories: Mapping[str, int]) -> dict[str, int]:
+    """A moment's bytes by the groups of ``GROUPS``; what belongs to none, such as inputs, is ``other``."""
+    sums = dict.fromkeys([*GROUPS, "other"], 0)
+    for category, size in categories.items():
+        first = category.partition(".")[0]
+        group = next((name for name, beginnings in GROUPS.items() if first in beginnings), "other")
+        sums[group] += size
+    return sums

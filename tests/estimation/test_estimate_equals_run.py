@@ -1,0 +1,53 @@
+"""What is estimated is what a run on the CPU records, to the byte: peak, categories, owners, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peprof_methods.errors import UnsupportedModelError
+
+from peprof.estimation.building import build_on_meta, known_data
+from peprof.estimation.tracing import trace
+from peprof.results.record import PeakBreakdown
+from peprof.running import worker
+from peprof.suite.planning import RunSpec
+from tests.estimation.small_models import ARCHITECTURES, METHODS, spec_of, write_configs
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_configs(tmp_path_factory.mktemp("models"))
+
+
+def recorded(spec: RunSpec) -> PeakBreakdown:
+    found = worker.run(spec, device_name="cpu", source="a suite", attempt=1, say=lambda event: None)
+    assert found.record.failure is None, found.record.failure.traceback
+    assert found.record.short is not None and found.record.short.breakdown is not None
+    return found.record.short.breakdown
+
+
+def check(spec: RunSpec) -> None:
+    try:
+        built = build_on_meta(spec, known_data(spec.data, source="a suite"), "cpu", source="a suite")
+    except UnsupportedModelError as error:
+        pytest.skip(str(error))
+    found = trace(built.step, built.batch, "cpu")
+    profile = found.profile(built.owners)
+    run = recorded(spec)
+    estimated: dict[str, Any] = {
+        "peak_bytes": profile.peak_bytes,
+        "peak_phase": profile.peak.phase,
+        "categories": dict(profile.peak.categories),
+        "owners": dict(profile.peak.owners),
+        "saved_bytes": profile.activations.total_bytes,
+    }
+    assert estimated == run.model_dump(exclude={"uncounted_bytes"})
+    assert found.peak_bytes == run.peak_bytes
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_on_every_architecture(models: Path, method: str, architecture: str) -> None:
+    check(spec_of(models, architecture, method))
