@@ -13,7 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from peprof.estimation.kernels import Kind
 from peprof.results.record import ParameterCounts
@@ -21,7 +21,7 @@ from peprof.running.methods import apply_method, make_method
 from peprof.running.subject import make_step
 from peprof.suite.planning import RunSpec
 from peprof.suite.schema import DataConfig, ModelConfig
-from peprof.training.backbone import check_model
+from peprof.training.backbone import check_model, positions
 from peprof.training.batches import Batch
 from peprof.training.data import load_data
 from peprof.training.geometries import geometry_name
@@ -55,6 +55,7 @@ class BuiltOnMeta:
 
     step: ClassifierStep
     batch: Batch
+    config: PretrainedConfig
     counts: ParameterCounts
     owners: Mapping[str, str]
     architecture: str
@@ -101,14 +102,7 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
         SuiteError: the model isn't known here, can't do the task, or has too few positions.
         ValueError: the method can't be applied to it.
     """
-    model = check_model(
-        without_download(spec.model),
-        num_labels=data.num_labels,
-        max_length=spec.data.max_length,
-        source=source,
-        task=spec.data.task,
-    )
-    assert model is not None  # as it counts as fetched
+    model = _model(spec, data, source)
     start_decoding(model)
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False
@@ -124,11 +118,33 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
     return BuiltOnMeta(
         step=step,
         batch=meta_batch(spec, config),
+        config=config,
         counts=applied.counts,
         owners=applied.owners,
         architecture=architecture,
         assumptions=tuple(assumptions),
     )
+
+
+def _model(spec: RunSpec, data: KnownData, source: str) -> PreTrainedModel:
+    model = check_model(
+        without_download(spec.model),
+        num_labels=data.num_labels,
+        max_length=spec.data.max_length,
+        source=source,
+        task=spec.data.task,
+    )
+    assert model is not None  # as it counts as fetched
+    return model
+
+
+def longest_length(spec: RunSpec, data: KnownData, *, source: str) -> int | None:
+    """Tokens that a run's model has positions for; ``None`` where positions are relative.
+
+    Raises:
+        SuiteError: the model isn't known here or can't do the task.
+    """
+    return positions(_model(spec, data, source).config)
 
 
 def _choose_operators(optimizer: torch.optim.Optimizer, kind: Kind) -> None:

@@ -106,7 +106,7 @@ def estimate_run(
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
-    with _quiet_libraries():
+    with quiet_libraries():
         try:
             built = build_on_meta(spec, known, kind, source=source)
             found = trace(built.step, built.batch, kind, padded=padded)
@@ -134,7 +134,7 @@ def problem_of(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Without advice for people who run the model."""
     logger = logging.getLogger("transformers")
     before = logger.level

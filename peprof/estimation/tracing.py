@@ -47,7 +47,9 @@ class Trace:
         )
 
 
-def trace(step: ClassifierStep, batch: Batch, kind: Kind, *, padded: bool = True) -> Trace:
+def trace(
+    step: ClassifierStep, batch: Batch, kind: Kind, *, padded: bool = True, warm_up: bool = True
+) -> Trace:
     """Runs two steps on ``meta`` tensors: one in which optimizer states come to be, and one that is looked at.
 
     Args:
@@ -55,6 +57,7 @@ def trace(step: ClassifierStep, batch: Batch, kind: Kind, *, padded: bool = True
         batch: on ``meta``.
         kind: of the device that ``meta`` stands for.
         padded: whether some example is shorter than the others, so that attention needs a mask.
+        warm_up: whether there is a first step; not for a model that has done one before.
 
     Raises:
         NotImplementedError, RuntimeError: an operator can't be run without data.
@@ -63,8 +66,9 @@ def trace(step: ClassifierStep, batch: Batch, kind: Kind, *, padded: bool = True
     token = ANSWERS.set(answers)
     try:
         with garbage_collection_off(), kernels_of(kind):
-            with ScalarAnswers():  # type: ignore[no-untyped-call]
-                step(batch)
+            if warm_up:
+                with ScalarAnswers():  # type: ignore[no-untyped-call]
+                    step(batch)
             ledger = Ledger(
                 step.model, optimizers=[step.optimizer], inputs=batch, gpu_only=kind == "cuda"
             )

@@ -62,6 +62,41 @@ class Estimate:
         return self.profile.peak_bytes if self.profile is not None else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The largest batch or length of a run that fits into some memory.
+
+    Args:
+        dimension: what was looked for: ``batch`` or ``length``.
+        memory_bytes: that there is.
+        largest: that fits; ``None`` where not even the smallest does, or with the estimate's problem.
+        estimate: of the largest, or of the smallest where nothing fits.
+        beyond: of the next larger one, which doesn't fit; ``None`` where there is none.
+        need_bytes: of the estimate; ``None`` with its problem.
+        at_cap: whether the model, not the memory, is the limit.
+        checkpointed: the largest with gradient checkpointing; ``None`` where that wasn't looked for, or
+            nothing fits then either.
+    """
+
+    dimension: str
+    memory_bytes: int
+    largest: int | None
+    estimate: Estimate
+    beyond: Estimate | None = None
+    need_bytes: int | None = None
+    at_cap: bool = False
+    checkpointed: int | None = None
+
+    @property
+    def bound_by(self) -> str | None:
+        """What takes most at the peak of what doesn't fit any more, as in ``GROUPS``; ``None`` if unknown."""
+        tight = self.beyond or self.estimate
+        if tight.profile is None or self.at_cap:
+            return None
+        groups = grouped_bytes(tight.profile.peak.categories)
+        return max(groups, key=lambda name: groups[name])
+
+
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "parameters": ("parameters", "buffers"),
     "gradients": ("gradients",),
