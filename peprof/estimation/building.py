@@ -203,5 +203,3 @@ def _is_cached(name: str) -> bool:
         return isinstance(huggingface_hub.try_to_load_from_cache(name, "tokenizer_config.json"), str)
     except huggingface_hub.errors.HFValidationError:
         return False
-
-

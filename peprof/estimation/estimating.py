@@ -76,7 +76,9 @@ def memory_key(spec: RunSpec) -> str:
     train = spec.train
     decides = (
         spec.model.model_dump_json(),
-        spec.data.model_dump_json(include={"name", "path", "subset", "max_length", "task", "max_target_length"}),
+        spec.data.model_dump_json(
+            include={"name", "path", "subset", "max_length", "task", "max_target_length"}
+        ),
         (train.batch_size, train.gradient_accumulation_steps, train.autocast, train.max_grad_norm is None),
         (train.optimizer, sorted(train.optimizer_options.items()), train.weight_decay > 0),
         spec.method.model_dump_json(include={"name", "options", "gradient_checkpointing"}),
@@ -143,4 +145,3 @@ def quiet_libraries() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-

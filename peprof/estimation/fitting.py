@@ -6,7 +6,8 @@ then verified on both sides with steps that are built anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from peprof.estimation.building import BuiltOnMeta, KnownData, build_on_meta, longest_length, meta_batch
@@ -94,6 +95,42 @@ def find_fit(
     )
 
 
+def find_fits(
+    spec: RunSpec,
+    known: KnownData,
+    kind: Kind,
+    dimensions: Sequence[Dimension],
+    memory_bytes: int,
+    *,
+    source: str,
+    need: Need = tensor_bytes,
+    padded: bool = True,
+) -> dict[str, Fit]:
+    """All that is asked of a run, by dimension; where activations are the limit, with checkpointing too.
+
+    Args:
+        spec: the run; where one dimension grows, the other stays as it is.
+        dimensions: that are looked for.
+        known, kind, memory_bytes, source, need, padded: as for ``find_fit``.
+
+    Raises:
+        SuiteError: the model isn't known here or can't do the task.
+    """
+
+    def find(run: RunSpec, dimension: Dimension) -> Fit:
+        return find_fit(run, known, kind, dimension, memory_bytes, source=source, need=need, padded=padded)
+
+    found: dict[str, Fit] = {}
+    for dimension in dimensions:
+        fit = find(spec, dimension)
+        if fit.bound_by in ("activations", "temporaries") and not spec.method.gradient_checkpointing:
+            method = spec.method.model_copy(update={"gradient_checkpointing": True})
+            checkpointed = find(spec.model_copy(update={"method": method}), dimension).largest
+            fit = replace(fit, checkpointed=checkpointed)
+        found[dimension] = fit
+    return found
+
+
 def sized(spec: RunSpec, dimension: Dimension, size: int) -> RunSpec:
     """The run with another batch or length."""
     if dimension == "batch":
@@ -102,9 +139,7 @@ def sized(spec: RunSpec, dimension: Dimension, size: int) -> RunSpec:
 
 
 def _longest(spec: RunSpec, known: KnownData, source: str) -> int:
-    return longest_length(
-        sized(spec, "length", SHORTEST_LENGTH), known, source=source
-    ) or LONGEST_LENGTH
+    return longest_length(sized(spec, "length", SHORTEST_LENGTH), known, source=source) or LONGEST_LENGTH
 
 
 class _Probe:

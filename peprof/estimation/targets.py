@@ -63,6 +63,7 @@ def read_bytes(text: str) -> int:
     size = int(float(found[1]) * unit) if found and unit is not None else 0
     if size <= 0:
         raise UsageError(
-            f"'{text}' is no amount of memory", hint="Write for example 24GB (10^9 bytes each) or 24GiB (2^30)."
+            f"'{text}' is no amount of memory",
+            hint="Write for example 24GB (10^9 bytes each) or 24GiB (2^30).",
         )
     return size

@@ -69,9 +69,7 @@ def trace(
             if warm_up:
                 with ScalarAnswers():  # type: ignore[no-untyped-call]
                     step(batch)
-            ledger = Ledger(
-                step.model, optimizers=[step.optimizer], inputs=batch, gpu_only=kind == "cuda"
-            )
+            ledger = Ledger(step.model, optimizers=[step.optimizer], inputs=batch, gpu_only=kind == "cuda")
             with ledger:
                 step(batch, ledger.mark)
     finally:

@@ -49,9 +49,7 @@ def peak(spec: RunSpec, known: KnownData, dimension: Dimension, size: int) -> in
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize(
-    ("architecture", "dimension"), [("bert", "batch"), ("llama-lm", "length")]
-)
+@pytest.mark.parametrize(("architecture", "dimension"), [("bert", "batch"), ("llama-lm", "length")])
 def test_it_agrees_with_brute_force(
     models: Path, method: str, architecture: str, dimension: Dimension
 ) -> None:
