@@ -23,16 +23,16 @@ TASKS = ("classification", "regression", "text-to-text", "language-modelling")
 def named_by_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what is estimated where no suite does; ``estimate`` and ``fit`` have them."""
     options = (
-        click.option("--model", metavar="NAME", help="A model's usual name, or a directory with config.json."),
-        click.option("--method", "methods", multiple=True, metavar="METHOD", help="Only this method. [default: all]"),
+        click.option("--model", metavar="NAME", help="A usual name, or a directory with config.json."),
+        click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this one.  [default: all]"),
         click.option("--batch", type=click.IntRange(min=1), help="Examples a step.  [default: 8]"),
         click.option("--length", type=click.IntRange(min=4), help="Tokens an example.  [default: 512]"),
         click.option("--dtype", type=click.Choice(DTYPES), help="Of the parameters.  [default: float32]"),
         click.option("--task", type=click.Choice(TASKS), help="[default: what the model is mostly used for]"),
         click.option("--checkpointing", is_flag=True, help="With gradient checkpointing."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the suite."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As in a suite."),
         click.option(
-            "--no-padding", "full", is_flag=True, help="Every example fills the length: attention needs no mask."
+            "--no-padding", "full", is_flag=True, help="Examples fill the length: attention needs no mask."
         ),
         click.option(
             "--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True,

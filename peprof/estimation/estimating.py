@@ -1,8 +1,8 @@
 """Runs -> the memory of their training steps, each computed once, without data and without the device.
 
 All of it happens in the process that asks: nothing is measured here, so torch may be imported beside whatever
-shows the result, and a child would only import it once more. Whoever must answer at once, as ``peprof --help``,
-imports this late.
+shows the result, and a child would only import it once more. Whoever must answer at once, such as
+``peprof --help``, imports this late.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The largest batch, or the longest length, whose training step fits into so much memory.
 
-A step's peak grows evenly with the batch and nearly so with the length, so a few probes find the border; it is
-then verified on both sides with steps that are built anew.
+A step's peak grows evenly with the batch and nearly so with the length, so a few probes find the border; it
+is then verified on both sides with steps that are built anew.
 """
 
 from __future__ import annotations

@@ -66,6 +66,9 @@ class _Functions(TorchFunctionMode):
 
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.backward:
+            with self:  # else it would be off in what checkpoints run again
+                return _backward(*args, **(kwargs or {}))
         replaced = self._replaced.get(func, func)
         return replaced(*args, **(kwargs or {}))
 
@@ -107,6 +110,17 @@ class _Functions(TorchFunctionMode):
                 stand_ins = [None if t is None else _stand_in(t) for t in given]
                 self._choices[case] = torch._fused_sdp_choice(*stand_ins, **options)  # type: ignore[arg-type]
         return self._choices[case]
+
+
+def _backward(
+    tensor: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
+) -> None:
+    """As ``Tensor.backward``, which asks the modes first."""
+    torch.autograd.backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
 
 
 def _stand_in(tensor: Tensor) -> Tensor:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from peprof.breakdown.values import StepProfile
 from peprof.estimation.kernels import Kind, kernels_of
 from peprof.profiler.attribution import Attribution
-from peprof.profiler.latency import garbage_collection_off
 from peprof.profiler.ledger import Ledger
 from peprof.profiler.scalars import ANSWERS, Answers, ScalarAnswers
 from peprof.results.estimates import StepEvents
 from peprof.training.batches import Batch
 from peprof.training.step import ClassifierStep
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing dies by the garbage collector's whim; nor is there anything to collect first, as in a real step."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +63,7 @@ class Trace:
 def trace(
     step: ClassifierStep, batch: Batch, kind: Kind, *, padded: bool = True, warm_up: bool = True
 ) -> Trace:
-    """Runs two steps on ``meta`` tensors: one in which optimizer states come to be, and one that is looked at.
+    """Runs two steps on ``meta``: one in which optimizer states come to be, and one that is looked at.
 
     Args:
         step: over a model on ``meta``.
@@ -65,7 +78,7 @@ def trace(
     answers = Answers(truth=not padded, number=0.0)
     token = ANSWERS.set(answers)
     try:
-        with garbage_collection_off(), kernels_of(kind):
+        with _uncollected(), kernels_of(kind):
             if warm_up:
                 with ScalarAnswers():  # type: ignore[no-untyped-call]
                     step(batch)

@@ -28,8 +28,8 @@ class Answers:
     guessed: set[torch.dtype] = field(default_factory=set)
 
 
-ANSWERS: ContextVar[Answers] = ContextVar("answers", default=Answers())
-"""Those that hold now."""
+ANSWERS: ContextVar[Answers | None] = ContextVar("answers", default=None)
+"""Those that hold now; the usual ones where none are set."""
 
 
 def scalar_of(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -37,7 +37,7 @@ def scalar_of(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[s
     tensor: torch.Tensor = args[0]
     if not tensor.is_meta:
         return func(*args, **kwargs)
-    answers = ANSWERS.get()
+    answers = ANSWERS.get() or Answers()
     if tensor.dtype is torch.bool:
         return answers.truth
     if tensor.dtype.is_floating_point:

@@ -22,7 +22,7 @@ Fits = Mapping[str, Fit]
 
 HEADS = ("method", "largest batch", "needs", "longest length", "needs", "bound by", "would help")
 FIT_NOTE = (
-    "Verified: a step of each size fits into {memory} and one more doesn't, by the exact bytes of its tensors. "
+    "Verified: a step of each size fits into {memory} and one more doesn't, by the exact bytes of tensors. "
     "An allocator and the device's context need more on top: leave room for them."
 )
 

@@ -14,7 +14,7 @@ from peprof.suite.planning import RunSpec
 class StepEvents:
     """Every tensor's birth and death in a training step, in order: what an allocator would be asked.
 
-    Storages are numbered; an event is a storage's number and the bytes that come (or if negative, go) with it.
+    Storages are numbered; an event is a storage's number and the bytes that come with it, or if negative go.
 
     Args:
         resident: (number, bytes) of what was there before the step, in the order in which it was made.

@@ -51,3 +51,27 @@ def check(spec: RunSpec) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_every_architecture(models: Path, method: str, architecture: str) -> None:
     check(spec_of(models, architecture, method))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "checkpointing": {"method__gradient_checkpointing": True},
+    "accumulation": {"train__gradient_accumulation_steps": 2},
+    "unequal parts": {"train__batch_size": 6, "train__gradient_accumulation_steps": 3},
+    "bfloat16": {"model__dtype": "bfloat16"},
+    "eager": {"model__attention": "eager"},
+    "sgd": {"train__optimizer": "sgd", "train__optimizer_options": {"momentum": 0.9}},
+    "adafactor": {"train__optimizer": "adafactor"},
+    "rmsprop in lists": {"train__optimizer": "rmsprop", "train__optimizer_options": {"foreach": True}},
+    "fused": {"train__optimizer_options": {"fused": True}},
+    "unclipped": {"train__max_grad_norm": None},
+    "pretrained tiny": {"model__name": "peprof/tiny"},
+    "longer": {"data__max_length": 37},
+}
+
+
+@pytest.mark.parametrize("architecture", ["distilbert", "llama-lm"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_way_of_training(models: Path, setting: str, architecture: str) -> None:
+    if setting == "pretrained tiny" and architecture == "llama-lm":
+        pytest.skip("it classifies")
+    check(spec_of(models, architecture, "lora", **SETTINGS[setting]))
