@@ -24,7 +24,7 @@ def named_by_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say what is estimated where no suite does; ``estimate`` and ``fit`` have them."""
     options = (
         click.option("--model", metavar="NAME", help="A usual name, or a directory with config.json."),
-        click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this one.  [default: all]"),
+        click.option("--method", "methods", multiple=True, metavar="NAME", help="[default: all]"),
         click.option("--batch", type=click.IntRange(min=1), help="Examples a step.  [default: 8]"),
         click.option("--length", type=click.IntRange(min=4), help="Tokens an example.  [default: 512]"),
         click.option("--dtype", type=click.Choice(DTYPES), help="Of the parameters.  [default: float32]"),

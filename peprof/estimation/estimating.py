@@ -23,6 +23,9 @@ from peprof.results.estimates import Estimate
 from peprof.suite.planning import RunSpec
 
 GUESSED = "somewhere a size depends on values; 1 was taken"
+NO_AUTOCAST = (
+    "autocast can't be told without data, as torch casts on real devices alone; model.dtype = 'bfloat16' can"
+)
 _LONGEST_PROBLEM = 300
 
 
@@ -108,6 +111,8 @@ def estimate_run(
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
+    if spec.train.autocast is not None:
+        return Estimate(spec=spec, kind=kind, profile=None, problem=NO_AUTOCAST)
     with quiet_libraries():
         try:
             built = build_on_meta(spec, known, kind, source=source)

@@ -2,12 +2,12 @@
 
 Most operators allocate the same on every device. Where a device has kernels of its own, steps on ``meta``
 would take the general ones: a softmax of whole attention maps, masks of dropout as large as its input, loops
-over parameters. The modes here call what the device would.
+over parameters. Here they call what the device would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 from unittest.mock import patch
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad
-from torch.overrides import TorchFunctionMode
+from torch.optim import optimizer
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from typing_extensions import override
 
@@ -29,9 +29,15 @@ _WIDEST_FLASH_HEAD = 256
 _MASK_ALIGNMENT = 8  # of the efficient kernel, in elements of a row
 
 
+_ATTENTION, _DROPOUT = F.scaled_dot_product_attention, F.dropout
+
+
 @contextmanager
 def kernels_of(kind: Kind) -> Iterator[None]:
     """Within it, steps on ``meta`` call the operators that they would call on a device.
+
+    The functions themselves are replaced, as modes for functions are off while autograd runs, where
+    checkpoints call them again.
 
     Args:
         kind: of the device. For ``cuda`` the choice of the attention kernel is that of torch 2.11 to 2.13 on
@@ -39,9 +45,13 @@ def kernels_of(kind: Kind) -> Iterator[None]:
             for heads that share keys with a mask or float32 the plain one.
     """
     with ExitStack() as stack:
-        stack.enter_context(_Functions(kind))  # type: ignore[no-untyped-call]
-        if kind == "cpu":
-            stack.enter_context(_CpuNorms())  # type: ignore[no-untyped-call]
+        attention = _Attention(kind)
+        stack.enter_context(patch.object(F, "scaled_dot_product_attention", attention))
+        if kind == "cuda":
+            stack.enter_context(patch.object(F, "dropout", _cuda_dropout))
+        stack.enter_context(_Operators(kind))
+        fused = [*optimizer._get_fused_kernels_supported_devices(), "meta"]
+        stack.enter_context(patch.object(optimizer, "_get_fused_kernels_supported_devices", fused.copy))
         # Clipping asks whether the device has operators over lists; both kinds have them.
         for name in ("_has_foreach_support", "_device_has_foreach_support"):
             stack.enter_context(patch.object(clip_grad, name, _has_lists))
@@ -52,27 +62,14 @@ def _has_lists(*_: object) -> bool:
     return True
 
 
-class _Functions(TorchFunctionMode):
-    """Replaces functions that choose a kernel by their device."""
+class _Attention:
+    """``scaled_dot_product_attention`` with a device's choice of a kernel."""
 
     def __init__(self, kind: Kind) -> None:
-        super().__init__()
         self._kind = kind
-        self._replaced: dict[Any, Callable[..., Tensor]] = {
-            F.scaled_dot_product_attention: self._attention,
-            **({F.dropout: _cuda_dropout} if kind == "cuda" else {}),
-        }
         self._choices: dict[Any, int] = {}
 
-    @override
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.backward:
-            with self:  # else it would be off in what checkpoints run again
-                return _backward(*args, **(kwargs or {}))
-        replaced = self._replaced.get(func, func)
-        return replaced(*args, **(kwargs or {}))
-
-    def _attention(
+    def __call__(
         self,
         query: Tensor,
         key: Tensor,
@@ -92,7 +89,7 @@ class _Functions(TorchFunctionMode):
             choice = _cuda_choice(query, key, attn_mask, enable_gqa=enable_gqa)
             fused = _cuda_flash if choice == _FLASH else _cuda_efficient
         if choice == _MATH:
-            return F.scaled_dot_product_attention(query, key, value, attn_mask, **options)  # type: ignore[arg-type]
+            return _ATTENTION(query, key, value, attn_mask, **options)  # type: ignore[arg-type]
         return fused(query, key, value, _as_numbers(attn_mask, query.dtype), dropout_p, is_causal, scale)
 
     def _cpu_choice(
@@ -110,17 +107,6 @@ class _Functions(TorchFunctionMode):
                 stand_ins = [None if t is None else _stand_in(t) for t in given]
                 self._choices[case] = torch._fused_sdp_choice(*stand_ins, **options)  # type: ignore[arg-type]
         return self._choices[case]
-
-
-def _backward(
-    tensor: Tensor,
-    gradient: Tensor | None = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
-    inputs: Any = None,
-) -> None:
-    """As ``Tensor.backward``, which asks the modes first."""
-    torch.autograd.backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
@@ -202,12 +188,20 @@ def _cuda_efficient(
 def _cuda_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Its mask is of one byte an element."""
     if not training or inplace or not 0 < p < 1 or not input.numel():
-        return F.dropout(input, p, training, inplace)
+        return _DROPOUT(input, p, training, inplace)
     return torch.native_dropout(input, p, True)[0]
 
 
-class _CpuNorms(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Layer norms in half precision keep their statistics so on a CPU; a GPU keeps them in float32."""
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Operators whose results differ by device, and those that torch has for real devices alone.
+
+    Layer norms in half precision keep their statistics so on a CPU; a GPU keeps them in float32. Fused
+    optimizers change what they are given and return nothing.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._kind = kind
 
     @override
     def __torch_dispatch__(
@@ -217,8 +211,10 @@ class _CpuNorms(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func.namespace == "aten" and func._opname.startswith("_fused_") and not func._schema.returns:
+            return None
         out = func(*args, **(kwargs or {}))
-        if func is aten.native_layer_norm.default and args[0].dtype in _HALF:
+        if self._kind == "cpu" and func is aten.native_layer_norm.default and args[0].dtype in _HALF:
             weight = args[2]
             if weight is None or weight.dtype is args[0].dtype:
                 return out[0], out[1].to(args[0].dtype), out[2].to(args[0].dtype)

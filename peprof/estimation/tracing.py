@@ -19,7 +19,7 @@ from peprof.training.step import ClassifierStep
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Nothing dies by the garbage collector's whim; nor is there anything to collect first, as in a real step."""
+    """Nothing dies by the garbage collector's whim; what lay about before isn't counted, so it may stay."""
     before = gc.isenabled()
     gc.disable()
     try:
