@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import psutil
+import torch
+
 from peprof.errors import UsageError
 from peprof.estimation.kernels import Kind
 
@@ -46,6 +49,25 @@ def find_target(name: str) -> Target:
             hint=f"Choose one of: {', '.join(KINDS)}. How much memory there is, say with --memory 24GB.",
         )
     return Target(name=kind, kind=kind)
+
+
+def memory_here(kind: str, name: str) -> int | None:
+    """The memory of the device that runs would use here.
+
+    Args:
+        kind: ``cpu`` or ``cuda``.
+        name: as the user named it: ``auto``, ``cuda``, ``cuda:1``.
+
+    Returns:
+        Of several GPUs the smallest; ``None`` where there is none.
+    """
+    if kind == "cpu":
+        return int(psutil.virtual_memory().total)
+    if not torch.cuda.is_available():
+        return None
+    index = name.partition(":")[2]
+    chosen = [int(index)] if index else range(torch.cuda.device_count())
+    return min(int(torch.cuda.get_device_properties(number).total_memory) for number in chosen)
 
 
 def read_bytes(text: str) -> int:
