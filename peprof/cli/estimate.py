@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from peprof.suite.loading import LoadedSuite
     from peprof.suite.planning import RunSpec
 
+COMMAND_LINE = "the command line"
 FORMATS = ("table", "json", "csv", "markdown")
 DTYPES = ("float32", "bfloat16", "float16")
 TASKS = ("classification", "regression", "text-to-text", "language-modelling")
@@ -112,7 +113,7 @@ def loaded_suite(suite: str | None, named: dict[str, Any], command: str) -> Load
             hint=f"For example: peprof {command} sst2, or peprof {command} --model roberta-large.",
         )
     if suite is None:
-        return suite_of_tables(_tables(named), name="the command line", overrides=named["overrides"])
+        return suite_of_tables(_tables(named), name=COMMAND_LINE, overrides=named["overrides"])
     for option in ("task", "dtype", "batch", "length", "checkpointing"):
         if named[option]:
             raise UsageError(
@@ -149,7 +150,7 @@ def _usual_task(model: str) -> str:
     from peprof.suite.schema import ModelConfig
     from peprof.training.backbone import usual_task
 
-    return usual_task(without_download(ModelConfig(name=model)), source="--model")
+    return usual_task(without_download(ModelConfig(name=model), source=COMMAND_LINE), source=COMMAND_LINE)
 
 
 def planned(loaded: LoadedSuite, kind: str) -> tuple[RunSpec, ...]:

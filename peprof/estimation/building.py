@@ -15,6 +15,7 @@ import huggingface_hub
 import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
+from peprof.errors import Fault, SuiteError
 from peprof.estimation.kernels import Kind
 from peprof.results.record import ParameterCounts
 from peprof.running.methods import apply_method, make_method
@@ -24,7 +25,7 @@ from peprof.suite.schema import DataConfig, ModelConfig
 from peprof.training.backbone import check_model, positions
 from peprof.training.batches import Batch
 from peprof.training.data import load_data
-from peprof.training.geometries import geometry_name
+from peprof.training.geometries import GEOMETRIES, geometry_name, near_geometry
 from peprof.training.protocols import LearnsFromData
 from peprof.training.sources import EMBEDDED_MODEL, data_needs_hub, model_needs_hub
 from peprof.training.step import ClassifierStep
@@ -79,9 +80,20 @@ def known_data(data: DataConfig, *, source: str) -> KnownData:
     return KnownData(num_labels=ASSUMED_LABELS, rows=ASSUMED_ROWS, assumptions=(supposed,))
 
 
-def without_download(model: ModelConfig) -> ModelConfig:
-    """The model by its known geometry, where it could otherwise only come from the hub."""
-    if model.weights == "pretrained" and model_needs_hub(model) and geometry_name(model.name) is not None:
+def without_download(model: ModelConfig, *, source: str) -> ModelConfig:
+    """The model by its known geometry, where it could otherwise only come from the hub.
+
+    Raises:
+        SuiteError: its geometry isn't known, and its configuration isn't here.
+    """
+    if model_needs_hub(model):
+        if geometry_name(model.name) is None:
+            problem = f"the geometry of '{model.name}' isn't known, and its configuration isn't cached"
+            expected = f"a directory with config.json, or one of: {', '.join(GEOMETRIES)}"
+            near = near_geometry(model.name)
+            raise SuiteError(
+                source, [Fault(key="model.name", problem=problem, expected=expected, suggestion=near)]
+            )
         return model.model_copy(update={"weights": "random"})
     directory = Path(model.name)
     if directory.is_dir() and model.name != EMBEDDED_MODEL:
@@ -128,7 +140,7 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
 
 def _model(spec: RunSpec, data: KnownData, source: str) -> PreTrainedModel:
     model = check_model(
-        without_download(spec.model),
+        without_download(spec.model, source=source),
         num_labels=data.num_labels,
         max_length=spec.data.max_length,
         source=source,
