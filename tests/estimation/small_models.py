@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"tokens": 4},
 }
 """Where the defaults are meant for larger models."""
-METHODS = [name for name, entry in known_methods().items() if entry.distribution == "peprof"]
+known_once = functools.cache(known_methods)
+METHODS = [name for name, entry in known_once().items() if entry.distribution == "peprof"]
 
 
 def write_configs(directory: Path) -> Path:
@@ -64,7 +66,7 @@ def spec_of(models: Path, architecture: str, method: str, **changes: Any) -> Run
         method: by name.
         changes: ``section__key=value``.
     """
-    options, faults = known_methods()[method].check(OPTIONS.get(method, {}), prefix="")
+    options, faults = known_once()[method].check(OPTIONS.get(method, {}), prefix="")
     assert not faults
     tables: dict[str, dict[str, Any]] = {
         "model": {"name": str(models / architecture), "weights": "random"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,21 @@ from peprof_methods.errors import UnsupportedModelError
 from peprof.estimation.building import build_on_meta, known_data
 from peprof.estimation.tracing import trace
 from peprof.results.record import PeakBreakdown
-from peprof.running import worker
+from peprof.running import methods, worker
 from peprof.suite.planning import RunSpec
-from tests.estimation.small_models import ARCHITECTURES, METHODS, spec_of, write_configs
+from tests.estimation.small_models import ARCHITECTURES, METHODS, known_once, spec_of, write_configs
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_configs(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True)
+def _do_slow_things_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pass collects garbage, which takes longer than tiny steps; and each run looks up all methods."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+    monkeypatch.setattr(methods, "known_methods", known_once)
 
 
 def recorded(spec: RunSpec) -> PeakBreakdown:

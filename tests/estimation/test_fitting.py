@@ -9,13 +9,19 @@ import pytest
 from peprof.estimation.building import KnownData, known_data
 from peprof.estimation.estimating import estimate_run
 from peprof.estimation.fitting import Dimension, find_fit, largest_within, sized
+from peprof.running import methods
 from peprof.suite.planning import RunSpec
-from tests.estimation.small_models import spec_of, write_configs
+from tests.estimation.small_models import known_once, spec_of, write_configs
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_configs(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True)
+def _look_methods_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "known_methods", known_once)
 
 
 @pytest.mark.parametrize("unit", [1, 4])
