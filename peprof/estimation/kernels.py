@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad
 from torch.optim import optimizer
+from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from typing_extensions import override
 
@@ -50,7 +51,7 @@ def kernels_of(kind: Kind) -> Iterator[None]:
         if kind == "cuda":
             stack.enter_context(patch.object(F, "dropout", _cuda_dropout))
         stack.enter_context(_Operators(kind))
-        fused = [*optimizer._get_fused_kernels_supported_devices(), "meta"]
+        fused = [*_foreach_utils._get_fused_kernels_supported_devices(), "meta"]
         stack.enter_context(patch.object(optimizer, "_get_fused_kernels_supported_devices", fused.copy))
         # Clipping asks whether the device has operators over lists; both kinds have them.
         for name in ("_has_foreach_support", "_device_has_foreach_support"):
@@ -103,7 +104,7 @@ class _Attention:
             *((t.shape, t.stride(), t.dtype, t.requires_grad) for t in given if t is not None),
         )
         if case not in self._choices:
-            with _disable_current_modes():  # type: ignore[no-untyped-call]
+            with _disable_current_modes():
                 stand_ins = [None if t is None else _stand_in(t) for t in given]
                 self._choices[case] = torch._fused_sdp_choice(*stand_ins, **options)  # type: ignore[arg-type]
         return self._choices[case]

@@ -11,6 +11,7 @@ from peprof.breakdown.values import StepProfile
 from peprof.estimation.kernels import Kind, kernels_of
 from peprof.profiler.attribution import Attribution
 from peprof.profiler.ledger import Ledger
+from peprof.profiler.phases import OUTSIDE_PHASE
 from peprof.profiler.scalars import ANSWERS, Answers, ScalarAnswers
 from peprof.results.estimates import StepEvents
 from peprof.training.batches import Batch
@@ -56,7 +57,7 @@ class Trace:
         return StepEvents(
             resident=tuple((number, log.sizes[number]) for number in log.resident),
             changes=tuple(log.changes()),
-            phases=tuple(self.ledger.phases.marked_edges),
+            phases=((0, OUTSIDE_PHASE), *self.ledger.phases.marked_edges),  # parts are cut before the first
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from peprof.breakdown.values import StepProfile
 from peprof.results.record import ParameterCounts
@@ -25,6 +26,13 @@ class StepEvents:
     resident: tuple[tuple[int, int], ...]
     changes: tuple[tuple[int, int], ...]
     phases: tuple[tuple[int, str], ...]
+
+    def in_phases(self) -> Iterator[tuple[int, int, str]]:
+        """(number, signed bytes, phase) of each change, in order: what a simulated allocator is fed with."""
+        edges = [*self.phases, (len(self.changes), "")]
+        for (first, phase), (last, _) in pairwise(edges):
+            for number, nbytes in self.changes[first:last]:
+                yield number, nbytes, phase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,77 @@
+"""Many runs at once, and the log of births and deaths that an allocator is to be fed with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from peprof.errors import UsageError
+from peprof.estimation import estimating
+from peprof.estimation.estimating import estimate_runs
+from peprof.estimation.targets import find_target, memory_here, read_bytes
+from peprof.events import Progress
+from tests.estimation.small_models import spec_of, write_configs
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_configs(tmp_path_factory.mktemp("models"))
+
+
+def test_the_log_adds_up_to_the_peaks_of_all_phases(models: Path) -> None:
+    spec = spec_of(models, "llama-lm", "lora", train__gradient_accumulation_steps=2)
+    [found] = estimate_runs([spec], "cuda", source="a suite", events=True)
+    assert found.events is not None and found.profile is not None
+    level = sum(nbytes for _, nbytes in found.events.resident)
+    assert level == found.profile.start_bytes
+    highest: dict[str, int] = {}
+    alive = {number for number, nbytes in found.events.resident if nbytes}
+    for number, change, phase in found.events.in_phases():
+        highest[phase] = max(highest.get(phase, level), level)
+        (alive.add if change > 0 else alive.remove)(number)
+        level += change
+        highest[phase] = max(highest[phase], level)
+    assert level == found.profile.end_bytes
+    assert max(highest.values()) == found.profile.peak_bytes
+    for phase in found.profile.phases:
+        if phase.phase in highest:
+            assert highest[phase.phase] == phase.peak.total_bytes
+    assert {"forward", "backward", "clip", "optimizer"} <= set(highest)
+
+
+def test_runs_that_need_the_same_are_computed_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = spec_of(models, "bert", "lora")
+    others = [
+        base.model_copy(update={"seed": 7}),
+        base.model_copy(update={"train": base.train.model_copy(update={"learning_rate": 1e-2})}),
+        base.model_copy(update={"train": base.train.model_copy(update={"batch_size": 9})}),
+    ]
+    computed: list[int] = []
+    real = estimating.estimate_run
+
+    def counted(spec, *arguments, **options):
+        computed.append(spec.train.batch_size)
+        return real(spec, *arguments, **options)
+
+    monkeypatch.setattr(estimating, "estimate_run", counted)
+    said: list[Progress] = []
+    found = estimate_runs([base, *others], "cuda", source="a suite", say=said.append)
+    assert computed == [4, 9]
+    assert [item.spec for item in found] == [base, *others]
+    assert replace(found[0], spec=others[0]) == found[1] and found[3].peak_bytes != found[0].peak_bytes
+    assert [(event.step, event.total) for event in said] == [(0, 2), (1, 2)]
+    assert said[0].seconds_left is None and said[1].seconds_left is not None
+
+
+def test_amounts_and_devices() -> None:
+    assert read_bytes("24GB") == 24_000_000_000 and read_bytes("1.5 GiB") == 1_610_612_736
+    for wrong in ("", "GB", "0GB", "-1GB", "24XB", "24 G B"):
+        with pytest.raises(UsageError):
+            read_bytes(wrong)
+    assert find_target("CUDA").kind == "cuda"
+    with pytest.raises(UsageError):
+        find_target("A9000")
+    here = memory_here("cpu", "auto")
+    assert here is not None and here > 2**28
