@@ -48,7 +48,11 @@ def named_by_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("suite", metavar="[SUITE]", required=False)
 @click.option(
-    "--device", default="cuda", show_default=True, metavar="NAME", help="Whose operators run: cpu or cuda."
+    "--device",
+    default="cuda",
+    show_default=True,
+    metavar="NAME",
+    help="cpu, cuda, or a GPU: H100, A100-40, rtx4090.",
 )
 @click.option(
     "--breakdown", metavar="METHOD", help="Show whose the memory of this method's step is, in full."
@@ -176,7 +180,9 @@ def estimated(loaded: LoadedSuite, device: str, *, padded: bool) -> Sequence[Est
         from peprof.estimation.estimating import estimate_runs
 
         specs = planned(loaded, target.kind)
-        return estimate_runs(specs, target.kind, source=loaded.source, say=progress.progress, padded=padded)
+        return estimate_runs(
+            specs, target.kind, source=loaded.source, say=progress.progress, padded=padded, gpu=target.gpu
+        )
 
 
 def show_breakdown(found: Sequence[Estimate], method: str) -> None:

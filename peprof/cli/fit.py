@@ -21,9 +21,15 @@ DIMENSIONS: tuple[Dimension, ...] = ("batch", "length")
 
 @click.command()
 @click.argument("suite", metavar="[SUITE]", required=False)
-@click.option("--memory", metavar="SIZE", help="What there is for tensors: 24GB, 16GiB.")
 @click.option(
-    "--device", default="cuda", show_default=True, metavar="NAME", help="Whose operators run: cpu or cuda."
+    "--memory", metavar="SIZE", help="What there is: 24GB, 16GiB.  [default: what the named GPU has]"
+)
+@click.option(
+    "--device",
+    default="cuda",
+    show_default=True,
+    metavar="NAME",
+    help="cpu, cuda, or a GPU: H100, A100-40, rtx4090.",
 )
 @click.option(
     "--largest",
@@ -86,7 +92,7 @@ def _found(
     from rich.console import Console
 
     from peprof.estimation.building import known_data
-    from peprof.estimation.fitting import find_fits
+    from peprof.estimation.fitting import find_fits, pool_bytes, tensor_bytes
     from peprof.events import Progress
     from peprof.reports.progress import RunProgress
 
@@ -101,7 +107,15 @@ def _found(
             known = known_data(spec.data, source=loaded.source)
             found.append(
                 find_fits(
-                    spec, known, target.kind, dimensions, memory_bytes, source=loaded.source, padded=padded
+                    spec,
+                    known,
+                    target.kind,
+                    dimensions,
+                    memory_bytes,
+                    source=loaded.source,
+                    need=tensor_bytes if target.gpu is None else pool_bytes,
+                    padded=padded,
+                    gpu=target.gpu,
                 )
             )
     return found

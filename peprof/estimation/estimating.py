@@ -15,11 +15,13 @@ from dataclasses import replace
 from functools import cache
 
 from peprof.errors import PeprofError, SuiteError
+from peprof.estimation.allocator_simulation import AllocationEvent, Resident, simulate
 from peprof.estimation.building import KnownData, build_on_meta, known_data
-from peprof.estimation.kernels import Kind
+from peprof.estimation.gpu_memory import GpuMemory
+from peprof.estimation.kernels import AMPERE, Kind
 from peprof.estimation.tracing import trace
 from peprof.events import Progress
-from peprof.results.estimates import Estimate
+from peprof.results.estimates import Estimate, StepEvents
 from peprof.suite.planning import RunSpec
 
 GUESSED = "somewhere a size depends on values; 1 was taken"
@@ -37,6 +39,7 @@ def estimate_runs(
     say: Callable[[Progress], None] = lambda event: None,
     events: bool = False,
     padded: bool = True,
+    gpu: GpuMemory | None = None,
 ) -> tuple[Estimate, ...]:
     """Estimates runs, in their order; those that need the same memory are computed once.
 
@@ -47,6 +50,7 @@ def estimate_runs(
         say: told how far it is.
         events: whether each estimate keeps the births and deaths of its tensors.
         padded: whether batches hold padding, so that attention needs a mask.
+        gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
 
     Raises:
         SuiteError: a model isn't known here or can't do its task, or data that is here is wrong. What one
@@ -66,7 +70,7 @@ def estimate_runs(
             phase=f"estimating {spec.method.label}", step=len(done), total=len(cases), seconds_left=left
         ))  # fmt: skip
         known = data_of(spec.data.model_dump_json())
-        done[key] = estimate_run(spec, known, kind, source=source, events=events, padded=padded)
+        done[key] = estimate_run(spec, known, kind, source=source, events=events, padded=padded, gpu=gpu)
     return tuple(_of(spec, done[memory_key(spec)]) for spec in specs)
 
 
@@ -97,6 +101,7 @@ def estimate_run(
     source: str,
     events: bool = False,
     padded: bool = True,
+    gpu: GpuMemory | None = None,
 ) -> Estimate:
     """The memory of a run's training step.
 
@@ -107,6 +112,7 @@ def estimate_run(
         source: the suite's file, for messages.
         events: whether to keep the births and deaths of its tensors.
         padded: whether batches hold padding.
+        gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
 
     Raises:
         SuiteError: the model isn't known here or can't do the task.
@@ -116,20 +122,38 @@ def estimate_run(
     with quiet_libraries():
         try:
             built = build_on_meta(spec, known, kind, source=source)
-            found = trace(built.step, built.batch, kind, padded=padded)
+            capability = gpu.gpu.capability if gpu is not None else AMPERE
+            found = trace(built.step, built.batch, kind, padded=padded, capability=capability)
         except SuiteError:
             raise
         except (RuntimeError, ValueError, TypeError, PeprofError) as error:
             return Estimate(spec=spec, kind=kind, profile=None, problem=problem_of(error))
+        log = found.events()
+        reserved = reserved_bytes(log, gpu) if gpu is not None else None
         return Estimate(
             spec=spec,
             kind=kind,
+            reserved_bytes=reserved,
+            device_bytes=reserved + gpu.context.nbytes if gpu is not None and reserved is not None else None,
             profile=found.profile(built.owners),
             counts=built.counts,
             architecture=built.architecture,
             assumptions=(*built.assumptions, *([GUESSED] if found.guessed else [])),
-            events=found.events() if events else None,
+            events=log if events else None,
         )
+
+
+def reserved_bytes(events: StepEvents, gpu: GpuMemory) -> int:
+    """What the caching allocator would hold of a GPU that has room for all, workspaces included.
+
+    Args:
+        events: of a step.
+        gpu: whose libraries keep workspaces.
+    """
+    resident = [Resident(number, nbytes) for number, nbytes in events.resident if nbytes]
+    resident += [Resident(~place, nbytes) for place, nbytes in enumerate(gpu.workspaces_bytes)]
+    steps = simulate([AllocationEvent(*event) for event in events.in_phases()], resident=resident)
+    return max(steps.peak.reserved_bytes, steps.first_step_peak.reserved_bytes)
 
 
 def problem_of(error: Exception) -> str:

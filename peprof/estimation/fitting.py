@@ -12,7 +12,8 @@ from typing import Literal
 
 from peprof.estimation.building import BuiltOnMeta, KnownData, build_on_meta, longest_length, meta_batch
 from peprof.estimation.estimating import estimate_run, quiet_libraries
-from peprof.estimation.kernels import Kind
+from peprof.estimation.gpu_memory import GpuMemory
+from peprof.estimation.kernels import AMPERE, Kind
 from peprof.estimation.tracing import trace
 from peprof.results.estimates import Estimate, Fit
 from peprof.suite.planning import RunSpec
@@ -24,6 +25,11 @@ Need = Callable[[Estimate], "int | None"]
 LARGEST_BATCH, LONGEST_LENGTH = 2**20, 2**20
 """Nobody asks for more; where even this fits, it is the answer."""
 SHORTEST_LENGTH = 4
+
+
+def pool_bytes(estimate: Estimate) -> int | None:
+    """What a known GPU's pool would hold, as simulated."""
+    return estimate.reserved_bytes
 
 
 def tensor_bytes(estimate: Estimate) -> int | None:
@@ -41,6 +47,7 @@ def find_fit(
     source: str,
     need: Need = tensor_bytes,
     padded: bool = True,
+    gpu: GpuMemory | None = None,
 ) -> Fit:
     """The largest batch or length of a run that fits.
 
@@ -53,14 +60,14 @@ def find_fit(
         source: the suite's file, for messages.
         need: what counts as the memory of a step.
         padded: whether batches hold padding.
+        gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
 
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
 
     def estimated(size: int) -> Estimate:
-        return estimate_run(sized(spec, dimension, size), known, kind, source=source, padded=padded,
-                            events=need is not tensor_bytes)  # fmt: skip
+        return estimate_run(sized(spec, dimension, size), known, kind, source=source, padded=padded, gpu=gpu)
 
     unit = spec.train.gradient_accumulation_steps if dimension == "batch" else 1
     smallest = unit if dimension == "batch" else SHORTEST_LENGTH
@@ -68,14 +75,16 @@ def find_fit(
     if first.problem is not None:
         return Fit(dimension=dimension, memory_bytes=memory_bytes, estimate=first, largest=None)
     cap = LARGEST_BATCH // unit * unit if dimension == "batch" else _longest(spec, known, source)
-    probe = _Probe(sized(spec, dimension, smallest), known, kind, dimension, source=source, padded=padded)
-    ratio = (need(first) or 0) / max(first.peak_bytes or 1, 1)
+    probe = _Probe(
+        sized(spec, dimension, smallest), known, kind, dimension, source=source, padded=padded, gpu=gpu
+    )
     verified: dict[int, Estimate] = {smallest: first}
 
     def needed(size: int) -> int:
-        found = verified.get(size)
-        known_need = need(found) if found is not None else None
-        return known_need if known_need is not None else round(probe(size) * ratio)
+        nearest = min(verified, key=lambda other: abs(other - size))
+        near = verified[nearest]
+        more = (need(near) or 0) - (near.peak_bytes or 0)  # than the bytes of tensors
+        return (need(near) or 0) if nearest == size else probe(size) + more
 
     while True:
         largest = largest_within(needed, memory_bytes, smallest=smallest, cap=cap, unit=unit)
@@ -105,13 +114,14 @@ def find_fits(
     source: str,
     need: Need = tensor_bytes,
     padded: bool = True,
+    gpu: GpuMemory | None = None,
 ) -> dict[str, Fit]:
     """All that is asked of a run, by dimension; where activations are the limit, with checkpointing too.
 
     Args:
         spec: the run; where one dimension grows, the other stays as it is.
         dimensions: that are looked for.
-        known, kind, memory_bytes, source, need, padded: as for ``find_fit``.
+        known, kind, memory_bytes, source, need, padded, gpu: as for ``find_fit``.
 
     Raises:
         SuiteError: the model isn't known here or can't do the task.
@@ -149,8 +159,17 @@ class _Probe:
     """
 
     def __init__(
-        self, spec: RunSpec, known: KnownData, kind: Kind, dimension: Dimension, *, source: str, padded: bool
+        self,
+        spec: RunSpec,
+        known: KnownData,
+        kind: Kind,
+        dimension: Dimension,
+        *,
+        source: str,
+        padded: bool,
+        gpu: GpuMemory | None,
     ) -> None:
+        self._capability = gpu.gpu.capability if gpu is not None else AMPERE
         self._spec, self._kind, self._dimension, self._padded = spec, kind, dimension, padded
         with quiet_libraries():
             self._built: BuiltOnMeta = build_on_meta(spec, known, kind, source=source)
@@ -162,7 +181,12 @@ class _Probe:
             batch = meta_batch(sized(self._spec, self._dimension, size), self._built.config)
             with quiet_libraries():
                 found = trace(
-                    self._built.step, batch, self._kind, padded=self._padded, warm_up=not self._has_state
+                    self._built.step,
+                    batch,
+                    self._kind,
+                    padded=self._padded,
+                    warm_up=not self._has_state,
+                    capability=self._capability,
                 )
             self._has_state = True
             self._found[size] = found.peak_bytes

@@ -21,32 +21,34 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from typing_extensions import override
 
+from peprof.estimation.attention_kernels import Capability, chosen_kernel
+from peprof.estimation.attention_on_meta import DONE_BY, call_of
+
 Kind = Literal["cpu", "cuda"]
 aten = torch.ops.aten
 
+AMPERE: Capability = (8, 0)
+"""What a GPU that nobody names is taken for."""
 _HALF = (torch.float16, torch.bfloat16)
-_FLASH, _EFFICIENT, _MATH = 1, 2, 0  # torch.nn.attention.SDPBackend
-_WIDEST_FLASH_HEAD = 256
-_MASK_ALIGNMENT = 8  # of the efficient kernel, in elements of a row
+_MATH = 0  # torch.nn.attention.SDPBackend
 
 
 _ATTENTION, _DROPOUT = F.scaled_dot_product_attention, F.dropout
 
 
 @contextmanager
-def kernels_of(kind: Kind) -> Iterator[None]:
+def kernels_of(kind: Kind, capability: Capability = AMPERE) -> Iterator[None]:
     """Within it, steps on ``meta`` call the operators that they would call on a device.
 
     The functions themselves are replaced, as modes for functions are off while autograd runs, where
     checkpoints call them again.
 
     Args:
-        kind: of the device. For ``cuda`` the choice of the attention kernel is that of torch 2.11 to 2.13 on
-            GPUs from Ampere on: flash for half precision without a mask, else the memory-efficient one, and
-            for heads that share keys with a mask or float32 the plain one.
+        kind: of the device.
+        capability: of a GPU, which decides on its kernels.
     """
     with ExitStack() as stack:
-        attention = _Attention(kind)
+        attention = _Attention(kind, capability)
         stack.enter_context(patch.object(F, "scaled_dot_product_attention", attention))
         if kind == "cuda":
             stack.enter_context(patch.object(F, "dropout", _cuda_dropout))
@@ -66,8 +68,8 @@ def _has_lists(*_: object) -> bool:
 class _Attention:
     """``scaled_dot_product_attention`` with a device's choice of a kernel."""
 
-    def __init__(self, kind: Kind) -> None:
-        self._kind = kind
+    def __init__(self, kind: Kind, capability: Capability) -> None:
+        self._kind, self._capability = kind, capability
         self._choices: dict[Any, int] = {}
 
     def __call__(
@@ -84,14 +86,15 @@ class _Attention:
         """query: (batch, heads, length, width); key and value may have another length, and fewer heads."""
         options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
         if self._kind == "cpu":
-            choice = self._cpu_choice(query, key, value, attn_mask, options)
-            fused = _cpu_flash
-        else:
-            choice = _cuda_choice(query, key, attn_mask, enable_gqa=enable_gqa)
-            fused = _cuda_flash if choice == _FLASH else _cuda_efficient
-        if choice == _MATH:
-            return _ATTENTION(query, key, value, attn_mask, **options)  # type: ignore[arg-type]
-        return fused(query, key, value, _as_numbers(attn_mask, query.dtype), dropout_p, is_causal, scale)
+            if self._cpu_choice(query, key, value, attn_mask, options) != _MATH:
+                mask = _as_numbers(attn_mask, query.dtype)
+                return _cpu_flash(query, key, value, mask, dropout_p, is_causal, scale)
+        elif query.dim() == 4:
+            call = call_of(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa)
+            kernel = chosen_kernel(call, self._capability)
+            if kernel != "math":
+                return DONE_BY[kernel](query, key, value, attn_mask, dropout_p, is_causal, scale)
+        return _ATTENTION(query, key, value, attn_mask, **options)  # type: ignore[arg-type]
 
     def _cpu_choice(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
@@ -134,54 +137,6 @@ def _cpu_flash(
 ) -> Tensor:
     output: Tensor = aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale
-    )[0]
-    return output
-
-
-def _cuda_choice(query: Tensor, key: Tensor, mask: Tensor | None, *, enable_gqa: bool) -> int:
-    if query.dtype in _HALF and mask is None and query.shape[-1] <= _WIDEST_FLASH_HEAD:
-        return _FLASH
-    shared_keys = enable_gqa and query.shape[1] != key.shape[1]
-    return _EFFICIENT if query.dtype in (*_HALF, torch.float32) and not shared_keys else _MATH
-
-
-def _cuda_flash(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float | None,
-) -> Tensor:
-    width = query.shape[-1]
-    missing = -width % 8
-    if missing:
-        query, key, value = (F.pad(tensor, (0, missing)) for tensor in (query, key, value))
-        scale = width**-0.5 if scale is None else scale
-    output: Tensor = aten._scaled_dot_product_flash_attention(
-        query, key, value, dropout_p, is_causal, False, scale=scale
-    )[0]
-    return output[..., :width] if missing else output
-
-
-def _cuda_efficient(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float | None,
-) -> Tensor:
-    if mask is not None:
-        length = mask.shape[-1]
-        if length % _MASK_ALIGNMENT:
-            mask = F.pad(mask, (0, -length % _MASK_ALIGNMENT))[..., :length]
-        mask = mask.expand(*query.shape[:3], key.shape[2])
-    needs_sums = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    output: Tensor = aten._scaled_dot_product_efficient_attention(
-        query, key, value, mask, needs_sums, dropout_p, is_causal, scale=scale
     )[0]
     return output
 

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from peprof.errors import UsageError
+from peprof.estimation.gpu_memory import GpuMemory, memory_of
 from peprof.estimation.kernels import Kind
 
 _UNITS = {
@@ -25,12 +26,14 @@ class Target:
     Args:
         name: as the user knows it.
         kind: whose operators run.
-        memory_bytes: for tensors; ``None`` where only the kind is known.
+        memory_bytes: for tensors and what an allocator adds; ``None`` where only the kind is known.
+        gpu: its memory, if it is a known GPU.
     """
 
     name: str
     kind: Kind
     memory_bytes: int | None = None
+    gpu: GpuMemory | None = None
 
 
 KINDS: dict[str, Kind] = {"cpu": "cpu", "cuda": "cuda"}
@@ -43,12 +46,10 @@ def find_target(name: str) -> Target:
         UsageError: none is known by it.
     """
     kind = KINDS.get(name.strip().lower())
-    if kind is None:
-        raise UsageError(
-            f"unknown device '{name}'",
-            hint=f"Choose one of: {', '.join(KINDS)}. How much memory there is, say with --memory 24GB.",
-        )
-    return Target(name=kind, kind=kind)
+    if kind is not None:
+        return Target(name=kind, kind=kind)
+    gpu = memory_of(name)
+    return Target(name=gpu.gpu.name, kind="cuda", memory_bytes=gpu.capacity_bytes, gpu=gpu)
 
 
 def memory_here(kind: str, name: str) -> int | None:

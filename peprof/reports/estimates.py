@@ -21,6 +21,10 @@ EXACT_NOTE = (
     "Exact: the bytes of all tensors, as the ledger counts them in a step without data on {kind} operators. "
     "Not in it: what an allocator rounds up and keeps, libraries' workspaces, the device's context."
 )
+DEVICE_NOTE = (
+    "Reserved: simulated, what the caching allocator would hold, libraries' workspaces included. Device: "
+    "with a context as seen elsewhere, an assumption."
+)
 HEADS = ("method", "peak", "in", *GROUPS, "other", "of full")
 
 
@@ -38,7 +42,7 @@ def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
         say(console, circumstances(group[0].spec), "dim")
         table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
         table.add_column("method", overflow="fold")
-        for name in HEADS[1:]:
+        for name in _heads(group)[1:]:
             table.add_column(name, justify="left" if name == "in" else "right", no_wrap=True)
         for row in _cells(group):
             table.add_row(*(said(console, cell) for cell in row))
@@ -52,6 +56,13 @@ def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
             say(console, text, "yellow")
     console.print()
     say(console, EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)), "dim")
+    if any(found.device_bytes is not None for found in estimates):
+        say(console, DEVICE_NOTE, "dim")
+
+
+def _heads(group: Sequence[Estimate]) -> tuple[str, ...]:
+    known = any(found.device_bytes is not None for found in group)
+    return (*HEADS, "reserved", "device") if known else HEADS
 
 
 def heading(spec: RunSpec, group: Sequence[Estimate] = ()) -> str:
@@ -85,7 +96,13 @@ def _groups(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
 
 
 def _cells(group: Sequence[Estimate]) -> list[tuple[str, ...]]:
-    return [_row(found, full_bytes(group)) for found in group]
+    rows = [_row(found, full_bytes(group)) for found in group]
+    if _heads(group) == HEADS:
+        return rows
+    return [
+        (*row, *(MISSING if size is None else human_bytes(size) for size in sizes))
+        for row, sizes in zip(rows, ((f.reserved_bytes, f.device_bytes) for f in group), strict=True)
+    ]
 
 
 def full_bytes(group: Sequence[Estimate]) -> int | None:
@@ -136,8 +153,9 @@ def estimates_as_markdown(estimates: Sequence[Estimate]) -> str:
     parts: list[str] = []
     for group in _groups(estimates):
         parts += [f"**{heading(group[0].spec, group)}**", "", circumstances(group[0].spec), ""]
-        parts.append("| " + " | ".join(HEADS) + " |")
-        parts.append("| --- | " + " | ".join("---" if name == "in" else "---:" for name in HEADS[1:]) + " |")
+        heads = _heads(group)
+        parts.append("| " + " | ".join(heads) + " |")
+        parts.append("| --- | " + " | ".join("---" if name == "in" else "---:" for name in heads[1:]) + " |")
         parts += ["| " + " | ".join(row) + " |" for row in _cells(group)]
         parts.append("")
         parts += [f"{found.label}: {found.problem}\n" for found in group if found.problem is not None]
@@ -164,6 +182,8 @@ def plain_row(found: Estimate) -> dict[str, Any]:
     groups = grouped_bytes(profile.peak.categories) if profile else {}
     row |= {f"{name}_bytes": groups.get(name) for name in (*GROUPS, "other")}
     row |= {
+        "reserved_bytes_simulated": found.reserved_bytes,
+        "device_bytes_assumed": found.device_bytes,
         "saved_bytes": profile.activations.total_bytes if profile else None,
         "trainable_parameters": found.counts.trainable_backbone + found.counts.trainable_head
         if found.counts

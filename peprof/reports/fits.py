@@ -15,7 +15,7 @@ from rich.table import Table
 from peprof.reports.estimates import circumstances, heading
 from peprof.reports.formats import MISSING, human_bytes
 from peprof.reports.terminal import INDENT, rule_of, said, say
-from peprof.results.estimates import Fit
+from peprof.results.estimates import Estimate, Fit
 
 Fits = Mapping[str, Fit]
 """What was found for one method: by dimension, ``batch`` and ``length``."""
@@ -24,6 +24,10 @@ HEADS = ("method", "largest batch", "needs", "longest length", "needs", "bound b
 FIT_NOTE = (
     "Verified: a step of each size fits into {memory} and one more doesn't, by the exact bytes of tensors. "
     "An allocator and the device's context need more on top: leave room for them."
+)
+POOL_NOTE = (
+    "Verified: a step of each size fits into {memory} and one more doesn't, by what the simulated allocator "
+    "holds. {memory} is the GPU's memory less what its context is assumed to take, or what you said."
 )
 
 
@@ -56,7 +60,12 @@ def print_fits(console: Console, found: Sequence[Fits]) -> None:
             problem = any_of(fits).estimate.problem
             if problem is not None:
                 say(console, f"{any_of(fits).estimate.label}: {problem}", "red")
-    say(console, FIT_NOTE.format(memory=memory), "dim")
+    say(console, _note(found).format(memory=memory), "dim")
+
+
+def _note(found: Sequence[Fits]) -> str:
+    """By what it was judged."""
+    return FIT_NOTE if all(any_of(f).estimate.reserved_bytes is None for f in found) else POOL_NOTE
 
 
 def any_of(fits: Fits) -> Fit:
@@ -108,6 +117,12 @@ def remedy(fits: Fits, group: Sequence[Fits]) -> str | None:
     return None
 
 
+def _need_of(estimate: Estimate | None) -> int | None:
+    if estimate is None:
+        return None
+    return estimate.peak_bytes if estimate.reserved_bytes is None else estimate.reserved_bytes
+
+
 def plain_rows(found: Sequence[Fits]) -> list[dict[str, Any]]:
     """An answer a row, with units in the names."""
     return [
@@ -118,8 +133,8 @@ def plain_rows(found: Sequence[Fits]) -> list[dict[str, Any]]:
             "memory_bytes": fit.memory_bytes,
             "largest": fit.largest,
             "need_bytes": fit.need_bytes,
-            "beyond_bytes": fit.beyond.peak_bytes if fit.beyond is not None else None,
-            "label": "exact",
+            "beyond_bytes": _need_of(fit.beyond),
+            "label": "exact" if fit.estimate.reserved_bytes is None else "simulated",
             "limited_by_the_model": fit.at_cap,
             "bound_by": fit.bound_by,
             "checkpointed": fit.checkpointed,
@@ -151,4 +166,4 @@ def fits_as_markdown(found: Sequence[Fits]) -> str:
     lines = ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
     lines += ["| " + " | ".join(row_of(fits, found)) + " |" for fits in found]
     memory = human_bytes(any_of(found[0]).memory_bytes)
-    return "\n".join([*lines, "", FIT_NOTE.format(memory=memory)])
+    return "\n".join([*lines, "", _note(found).format(memory=memory)])

@@ -47,6 +47,8 @@ class Estimate:
         architecture: the model's class; ``None`` where it wasn't made.
         problem: why there is no profile; ``None`` where there is one.
         assumptions: what had to be supposed where data would have told.
+        reserved_bytes: what a GPU's caching allocator would hold, simulated; ``None`` for no known GPU.
+        device_bytes: with what the device's context is assumed to take; ``None`` as before.
         events: of the step; ``None`` where nobody asked for them, or with a problem.
     """
 
@@ -57,6 +59,8 @@ class Estimate:
     architecture: str | None = None
     problem: str | None = None
     assumptions: tuple[str, ...] = ()
+    reserved_bytes: int | None = None
+    device_bytes: int | None = None
     events: StepEvents | None = field(default=None, compare=False)
 
     @property

@@ -9,7 +9,9 @@ import pytest
 
 from peprof.errors import UsageError
 from peprof.estimation import estimating
+from peprof.estimation.building import known_data
 from peprof.estimation.estimating import estimate_runs
+from peprof.estimation.fitting import find_fit, pool_bytes
 from peprof.estimation.targets import find_target, memory_here, read_bytes
 from peprof.events import Progress
 from tests.estimation.small_models import spec_of, write_configs
@@ -75,3 +77,26 @@ def test_amounts_and_devices() -> None:
         find_target("A9000")
     here = memory_here("cpu", "auto")
     assert here is not None and here > 2**28
+
+
+def test_a_known_gpu_reserves_whole_segments_and_keeps_a_context(models: Path) -> None:
+    spec = spec_of(models, "bert", "full")
+    gpu = find_target("rtx4090").gpu
+    assert gpu is not None
+    [found] = estimate_runs([spec], "cuda", source="a suite", gpu=gpu)
+    assert found.reserved_bytes is not None and found.peak_bytes is not None
+    assert found.reserved_bytes % (2 * 2**20) == 0  # torch asks the device for nothing smaller
+    assert found.reserved_bytes >= found.peak_bytes + sum(gpu.workspaces_bytes)
+    assert found.device_bytes == found.reserved_bytes + gpu.context.nbytes
+
+
+def test_what_fits_a_known_gpu_is_judged_by_its_pool(models: Path) -> None:
+    spec = spec_of(models, "llama-lm", "lora", data__max_length=48)
+    gpu = find_target("rtx4090").gpu
+    known = known_data(spec.data, source="a suite")
+    limit = 60 * 2**20
+    fit = find_fit(spec, known, "cuda", "batch", limit, source="a suite", need=pool_bytes, gpu=gpu)
+    assert fit.largest is not None and fit.beyond is not None
+    assert fit.need_bytes == fit.estimate.reserved_bytes
+    assert (fit.need_bytes or 0) <= limit < (fit.beyond.reserved_bytes or 0)
+    assert (fit.estimate.peak_bytes or 0) < (fit.need_bytes or 0)
