@@ -7,6 +7,7 @@ nothing is downloaded and models of any size are made in a second.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import huggingface_hub
 import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from typing_extensions import override
 
 from peprof.errors import Fault, SuiteError
+from peprof.estimation.autocast_on_meta import AutocastAsOnGpu
 from peprof.estimation.kernels import Kind
 from peprof.results.record import ParameterCounts
 from peprof.running.methods import apply_method, make_method
@@ -25,6 +28,8 @@ from peprof.suite.schema import DataConfig, ModelConfig
 from peprof.training.backbone import check_model, positions
 from peprof.training.batches import Batch
 from peprof.training.data import load_data
+from peprof.training.embedded.pretraining import make_tokenizer
+from peprof.training.embedded.tiny import RECIPE
 from peprof.training.geometries import GEOMETRIES, geometry_name, near_geometry
 from peprof.training.protocols import LearnsFromData
 from peprof.training.sources import EMBEDDED_MODEL, data_needs_hub, model_needs_hub
@@ -48,6 +53,14 @@ class KnownData:
     num_labels: int
     rows: int
     assumptions: tuple[str, ...] = ()
+
+
+class _StepOnMeta(ClassifierStep):
+    """A step whose autocast is that of a GPU: torch's own refuses ``meta``."""
+
+    @override
+    def _cast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._autocast is None else AutocastAsOnGpu(self._autocast)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +138,8 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
         assumptions.append("entries spread evenly, as which ones are chosen depends on the data")
     with torch.device("meta"):
         applied = apply_method(method, model, None)
-        step = make_step(spec, method, applied.model, planned_steps(spec.train, data.rows))
+        steps = planned_steps(spec.train, data.rows)
+        step = make_step(spec, method, applied.model, steps, kind=_StepOnMeta)
     _choose_operators(step.optimizer, kind)
     return BuiltOnMeta(
         step=step,
@@ -196,10 +210,7 @@ def input_names(model: ModelConfig, config: PretrainedConfig) -> Sequence[str]:
     plain = ("input_ids", "attention_mask")
     directory = Path(model.name)
     if model.name == EMBEDDED_MODEL and model.weights == "pretrained":
-        from peprof.training.embedded.tiny import RECIPE
-        from peprof.training.embedded.tiny import make_tokenizer as tokenizer_of_tiny
-
-        return tuple(tokenizer_of_tiny(RECIPE.max_positions).model_input_names)
+        return tuple(make_tokenizer(RECIPE.max_positions).model_input_names)
     if (directory / "tokenizer_config.json").is_file() or (
         model.weights == "pretrained" and _is_cached(model.name)
     ):

@@ -26,7 +26,8 @@ from peprof.suite.planning import RunSpec
 
 GUESSED = "somewhere a size depends on values; 1 was taken"
 NO_AUTOCAST = (
-    "autocast can't be told without data, as torch casts on real devices alone; model.dtype = 'bfloat16' can"
+    "autocast can't be told without data on a CPU's operators, nor where checkpoints run forward again; "
+    "model.dtype = 'bfloat16' can"
 )
 _LONGEST_PROBLEM = 300
 
@@ -117,7 +118,7 @@ def estimate_run(
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
-    if spec.train.autocast is not None:
+    if spec.train.autocast is not None and (kind == "cpu" or spec.method.gradient_checkpointing):
         return Estimate(spec=spec, kind=kind, profile=None, problem=NO_AUTOCAST)
     with quiet_libraries():
         try:

@@ -116,7 +116,14 @@ class Subject:
             left -= self._spec.train.batch_size
 
 
-def make_step(spec: RunSpec, method: object, model: nn.Module, total_steps: int) -> ClassifierStep:
+def make_step(
+    spec: RunSpec,
+    method: object,
+    model: nn.Module,
+    total_steps: int,
+    *,
+    kind: type[ClassifierStep] = ClassifierStep,
+) -> ClassifierStep:
     """The training step of a run over what its method made of a backbone, with optimizer and schedule.
 
     Args:
@@ -124,6 +131,7 @@ def make_step(spec: RunSpec, method: object, model: nn.Module, total_steps: int)
         method: that was applied.
         model: what it made, where it is to be trained.
         total_steps: that the training is planned to have.
+        kind: of step.
     """
     if spec.method.gradient_checkpointing:
         enable_checkpointing(model)
@@ -132,7 +140,7 @@ def make_step(spec: RunSpec, method: object, model: nn.Module, total_steps: int)
     else:
         groups = default_groups(model, spec.train.weight_decay)
     optimizer = make_optimizer(spec.train, groups)
-    return ClassifierStep(
+    return kind(
         model,
         optimizer,
         schedule=make_schedule(spec.train, optimizer, total_steps),

@@ -100,3 +100,25 @@ def test_what_fits_a_known_gpu_is_judged_by_its_pool(models: Path) -> None:
     assert fit.need_bytes == fit.estimate.reserved_bytes
     assert (fit.need_bytes or 0) <= limit < (fit.beyond.reserved_bytes or 0)
     assert (fit.estimate.peak_bytes or 0) < (fit.need_bytes or 0)
+
+
+def test_autocast_copies_weights_and_halves_what_layers_keep(models: Path) -> None:
+    """As on a GPU; parameters and their states stay in float32."""
+    options = {"data__max_length": 40, "train__batch_size": 16}
+    plain, cast = (
+        estimate_runs([spec_of(models, "llama-lm", "full", **options, **more)], "cuda", source="a suite")[0]
+        for more in ({}, {"train__autocast": "bfloat16"})
+    )
+    assert plain.profile is not None and cast.profile is not None, cast.problem
+    assert cast.profile.start_bytes == plain.profile.start_bytes
+    widths = {
+        item.dtype
+        for item in cast.profile.activations.saved
+        if item.module and "mlp.down_proj" in item.module
+    }
+    assert widths == {"bfloat16"}
+    assert cast.profile.activations.total_bytes < plain.profile.activations.total_bytes
+    [refused] = estimate_runs(
+        [spec_of(models, "llama-lm", "full", train__autocast="bfloat16")], "cpu", source="a suite"
+    )
+    assert refused.profile is None and "autocast" in (refused.problem or "")
