@@ -12,7 +12,9 @@ import click
 
 from peprof import __version__
 from peprof.cli.compare import compare
+from peprof.cli.estimate import estimate
 from peprof.cli.export import export
+from peprof.cli.fit import fit
 from peprof.cli.methods import methods
 from peprof.cli.run import run
 from peprof.cli.show import show
@@ -36,6 +38,8 @@ commands.add_command(compare)
 commands.add_command(export)
 commands.add_command(show)
 commands.add_command(methods)
+commands.add_command(estimate)
+commands.add_command(fit)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -12,8 +12,11 @@ from peprof.errors import RunFailedError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from peprof.reports.progress import RunProgress
+    from peprof.results.estimates import Estimate
     from peprof.results.record import RunRecord
     from peprof.suite.loading import LoadedSuite
+    from peprof.suite.planning import RunSpec
 
 
 @click.command()
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     help="Follow the runs with this tracker too, which another distribution brings.",
 )
 @click.option("--retry/--no-retry", default=True, show_default=True, help="Repeat runs that failed before.")
-@click.option("--dry-run", is_flag=True, help="Check everything and show the plan; run nothing.")
+@click.option("--dry-run", is_flag=True, help="Check everything, show the plan with its memory; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the leaderboard as JSON on stdout.")
 def run(
     suite: str,
@@ -160,8 +163,27 @@ def _dry_run(loaded: LoadedSuite, *, device: str, results: Path, talk: Console, 
     store = ResultStore(results / loaded.suite.name)
     with RunProgress(talk) as progress:
         specs = prepare_suite(loaded, device=device, observer=progress, fetch=False).specs
+        estimates = _estimates(loaded, specs, progress)
     finished = {spec.run_id for spec in specs if store.finished(spec.run_id)}
     if as_json:
-        click.echo(plan_as_json(specs, finished))
+        click.echo(plan_as_json(specs, finished, estimates))
     else:
-        print_plan(results_console(), specs, finished)
+        from peprof.estimation.targets import memory_here
+
+        print_plan(
+            results_console(), specs, finished, estimates, memory_bytes=memory_here(specs[0].device, device)
+        )
+
+
+def _estimates(loaded: LoadedSuite, specs: tuple[RunSpec, ...], progress: RunProgress) -> dict[str, Estimate]:
+    """The memory of each run's step, by run id; empty where a model has yet to be downloaded."""
+    from peprof.errors import SuiteError
+    from peprof.estimation.estimating import estimate_runs
+    from peprof.estimation.targets import KINDS
+
+    try:
+        kind = KINDS[specs[0].device]
+        found = estimate_runs(specs, kind, source=loaded.source, say=progress.progress)
+    except SuiteError:  # what is wrong was said before; here it is a model that isn't here
+        return {}
+    return {estimate.spec.run_id: estimate for estimate in found}

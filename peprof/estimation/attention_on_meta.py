@@ -78,7 +78,7 @@ class AttentionAsOnGpu(TorchFunctionMode):
             )
             self.calls.append((call, kernel))
             if kernel != "math":
-                return _DONE_BY[kernel](query, key, value, attn_mask, dropout_p, is_causal, scale)
+                return DONE_BY[kernel](query, key, value, attn_mask, dropout_p, is_causal, scale)
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
@@ -205,7 +205,7 @@ def _by_cudnn(
     return done
 
 
-_DONE_BY: dict[Kernel, Callable[..., Tensor]] = {
+DONE_BY: dict[Kernel, Callable[..., Tensor]] = {
     "flash": _by_flash,
     "efficient": _by_efficient,
     "cudnn": _by_cudnn,

@@ -75,15 +75,25 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         model: whose step it is; left as it was.
         optimizers: those that have state before the step; others are found when they step.
         inputs: the batch, in any nesting.
+        gpu_only: leave out what lies on the CPU, also for a model on ``meta`` that stands for one on a GPU;
+            ``None``: as the model's device says.
 
     Raises:
         ProfileError: the model lies on several devices, or has tensors whose bytes can't be found.
     """
 
-    def __init__(self, model: nn.Module, *, optimizers: Iterable[Optimizer] = (), inputs: Any = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizers: Iterable[Optimizer] = (),
+        inputs: Any = None,
+        gpu_only: bool | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
         self.device = device_of(model)
+        self._counts_gpu_only = self.device.type not in ("cpu", "meta") if gpu_only is None else gpu_only
         self.book = self._new_book()
         self.locations = Locations()
         self.phases = Phases(self.book.log.events)
@@ -101,10 +111,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._hooks = ExitStack()
 
     def _new_book(self) -> Book:
-        return Book(gpu_only=self._gpu_only())
-
-    def _gpu_only(self) -> bool:
-        return self.device.type not in ("cpu", "meta")
+        return Book(gpu_only=self._counts_gpu_only)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

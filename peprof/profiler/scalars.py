@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,17 +11,39 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
 
-def scalar_of(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The value of a tensor with one element; one (true) if it has no data.
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What tensors without data say when they are asked.
 
-    Library code asks whether a mask is all ones, and true is the answer for which it needs no mask.
+    Args:
+        truth: of a condition. Library code asks whether a mask is all ones, and true is the answer for which
+            it needs no mask.
+        number: of a floating-point number. A loss scaler asks how many gradients aren't finite.
+        guessed: filled with the types of whole numbers that were asked for and answered by 1: what follows
+            may be of another size in truth.
     """
+
+    truth: bool = True
+    number: float = 1.0
+    guessed: set[torch.dtype] = field(default_factory=set)
+
+
+ANSWERS: ContextVar[Answers | None] = ContextVar("answers", default=None)
+"""Those that hold now; the usual ones where none are set."""
+
+
+def scalar_of(func: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The value of a tensor with one element; as ``ANSWERS`` say, one or true, if it has no data."""
     tensor: torch.Tensor = args[0]
     if not tensor.is_meta:
         return func(*args, **kwargs)
+    answers = ANSWERS.get() or Answers()
     if tensor.dtype is torch.bool:
-        return True
-    return 1.0 if tensor.dtype.is_floating_point else 1
+        return answers.truth
+    if tensor.dtype.is_floating_point:
+        return answers.number
+    answers.guessed.add(tensor.dtype)
+    return 1
 
 
 class ScalarAnswers(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -65,7 +65,7 @@ class TracedLedger(Ledger):  # type: ignore[no-untyped-call]
     @override
     def _new_book(self) -> TracedBook:
         return TracedBook(
-            gpu_only=self._gpu_only(), allocations=self._allocations, address_of=self._address_of
+            gpu_only=self._counts_gpu_only, allocations=self._allocations, address_of=self._address_of
         )
 
     @property

@@ -53,14 +53,15 @@ class Applied:
 
 
 def apply_method(
-    method: Method, model: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]] = ()
+    method: Method, model: PreTrainedModel, batches: Iterable[Mapping[str, torch.Tensor]] | None = ()
 ) -> Applied:
     """Applies a method and counts what is trained, backbone and head apart.
 
     Args:
         method: the method.
         model: changed in place.
-        batches: for a method that learns from data with its present options.
+        batches: for a method that learns from data with its present options; ``None`` leaves out what data
+            would tell, where there are none.
 
     Raises:
         UnsupportedModelError: the method doesn't know the architecture.
@@ -69,7 +70,7 @@ def apply_method(
     backbone = {id(p): p for p in model.parameters() if id(p) not in head}
     modules = dict(model.named_modules())  # kept, so that no id is given again
     size_of_backbone = sum(p.numel() for p in backbone.values())
-    if isinstance(method, LearnsFromData) and method.examples_needed():
+    if batches is not None and isinstance(method, LearnsFromData) and method.examples_needed():
         applied = method.apply_with_data(model, batches)
     else:
         applied = method.apply(model)

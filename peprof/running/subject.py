@@ -75,26 +75,7 @@ class Subject:
         plain.to(self._device.torch_device)
         applied = apply_method(method, plain, self._examples_for(method))
         model = applied.model.to(self._device.torch_device)
-        if spec.method.gradient_checkpointing:
-            enable_checkpointing(model)
-        if isinstance(method, HasParameterGroups):
-            groups = method.parameter_groups(model, spec.train.learning_rate, spec.train.weight_decay)
-        else:
-            groups = default_groups(model, spec.train.weight_decay)
-        optimizer = make_optimizer(spec.train, groups)
-        steps = planned_steps(spec.train, len(data.train))
-        step = ClassifierStep(
-            model,
-            optimizer,
-            schedule=make_schedule(spec.train, optimizer, steps),
-            max_grad_norm=spec.train.max_grad_norm,
-            loss_term=partial(method.loss_term, model) if isinstance(method, HasLossTerm) else None,
-            after_step=partial(method.after_step, model, total_steps=steps)
-            if isinstance(method, HasAfterStep)
-            else None,
-            parts=spec.train.gradient_accumulation_steps,
-            autocast=spec.train.autocast,
-        )
+        step = make_step(spec, method, model, planned_steps(spec.train, len(data.train)))
         return Built(
             step=step,
             method=method,
@@ -133,6 +114,44 @@ class Subject:
             on_device = batch.to(self._device.torch_device).inputs
             yield {name: tensor[:left] for name, tensor in on_device.items()}
             left -= self._spec.train.batch_size
+
+
+def make_step(
+    spec: RunSpec,
+    method: object,
+    model: nn.Module,
+    total_steps: int,
+    *,
+    kind: type[ClassifierStep] = ClassifierStep,
+) -> ClassifierStep:
+    """The training step of a run over what its method made of a backbone, with optimizer and schedule.
+
+    Args:
+        spec: of the run.
+        method: that was applied.
+        model: what it made, where it is to be trained.
+        total_steps: that the training is planned to have.
+        kind: of step.
+    """
+    if spec.method.gradient_checkpointing:
+        enable_checkpointing(model)
+    if isinstance(method, HasParameterGroups):
+        groups = method.parameter_groups(model, spec.train.learning_rate, spec.train.weight_decay)
+    else:
+        groups = default_groups(model, spec.train.weight_decay)
+    optimizer = make_optimizer(spec.train, groups)
+    return kind(
+        model,
+        optimizer,
+        schedule=make_schedule(spec.train, optimizer, total_steps),
+        max_grad_norm=spec.train.max_grad_norm,
+        loss_term=partial(method.loss_term, model) if isinstance(method, HasLossTerm) else None,
+        after_step=partial(method.after_step, model, total_steps=total_steps)
+        if isinstance(method, HasAfterStep)
+        else None,
+        parts=spec.train.gradient_accumulation_steps,
+        autocast=spec.train.autocast,
+    )
 
 
 def _seed(seed: int) -> None:

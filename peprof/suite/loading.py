@@ -76,6 +76,23 @@ def load_suite(
     )
 
 
+def suite_of_tables(tables: Tree, *, name: str, overrides: Sequence[str] = ()) -> LoadedSuite:
+    """A suite that lies in no file.
+
+    Args:
+        tables: as TOML would give them.
+        name: what stands for the file in messages.
+        overrides: ``key=value`` each, as after ``--set``.
+
+    Raises:
+        UsageError: an override can't be read.
+        SuiteError: the suite has faults; all of them are in it.
+    """
+    sets = [parse_override(item) for item in overrides]
+    suite, _ = _check(name, tables, sets, roots=(Path.cwd(),))
+    return LoadedSuite(source=name, text="", suite=suite, offline=None)
+
+
 def shipped_suites() -> dict[str, Path]:
     """The suites that come with peprof, by name: from the wheel, or from the checkout."""
     package = Path(__file__).parents[1]

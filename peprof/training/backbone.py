@@ -168,7 +168,7 @@ def check_model(
                 AutoTokenizer.from_pretrained(directory)
     with _as_fault(config, source, task), torch.device("meta"):
         model = _random(config, num_labels=num_labels, dtype=getattr(torch, config.dtype), task=task)
-    longest = _positions(model.config)
+    longest = positions(model.config)
     if longest is not None and max_length > longest:
         problem = f"{max_length} tokens are more than '{config.name}' has positions for"
         faults.append(Fault(key="data.max_length", problem=problem, expected=f"at most {longest}"))
@@ -177,13 +177,31 @@ def check_model(
     return model
 
 
-def _positions(config: PretrainedConfig) -> int | None:
+def positions(config: PretrainedConfig) -> int | None:
     """Tokens that learnt positions allow; ``None`` where positions are relative."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or config.model_type == "t5":
         return None
     # RoBERTa counts positions from the padding's id on.
     return int(positions) - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
+
+
+def usual_task(config: ModelConfig, *, source: str) -> Task:
+    """What a model of this kind is mostly fine-tuned for, for whoever names a model and no task.
+
+    Raises:
+        SuiteError: its configuration can't be loaded.
+    """
+    with _as_fault(config, source, "classification"):
+        geometry = _geometry(config)
+    tasks: tuple[Task, ...] = ("text-to-text", "language-modelling")
+    for task in tasks:
+        try:
+            check_architecture(geometry, task, name=config.name, source=source)
+        except SuiteError:
+            continue
+        return task
+    return "classification"
 
 
 def _check_task(config: ModelConfig, task: Task, source: str) -> None:

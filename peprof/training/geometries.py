@@ -42,6 +42,7 @@ _T5_SIZES: dict[str, dict[str, int]] = {
     "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
     "large": {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
     "3b": {"d_model": 1024, "d_kv": 128, "d_ff": 16384, "num_layers": 24, "num_heads": 32},
+    "11b": {"d_model": 1024, "d_kv": 128, "d_ff": 65536, "num_layers": 24, "num_heads": 128},
 }
 _T5_V1_1_SIZES: dict[str, dict[str, int]] = {
     "small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
@@ -126,6 +127,16 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "head_dim": 128,
         "intermediate_size": 14336,
+        "tie_word_embeddings": False,
+    },
+    "Llama-3.1-70B": {
+        **_LLAMA,
+        **_llama_rope(8.0),
+        "hidden_size": 8192,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "head_dim": 128,
+        "intermediate_size": 28672,
         "tie_word_embeddings": False,
     },
 }

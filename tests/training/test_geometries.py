@@ -18,6 +18,7 @@ PUBLISHED = {
     "google-t5/t5-base": 222_903_552,
     "t5-large": 737_668_096,
     "t5-3b": 2_851_598_336,
+    "google-t5/t5-11b": 11_307_321_344,
     # v1_1's published 76,961,152 and 247,577,856 hold an output matrix of 32,128 x d_model that is not tied.
     "google/t5-v1_1-small": 76_961_152 - 32_128 * 512,
     "google/t5-v1_1-base": 247_577_856 - 32_128 * 768,
@@ -25,6 +26,7 @@ PUBLISHED = {
     "meta-llama/Llama-3.2-3B": 3_212_749_824,
     # 8,030,261,248 with the output matrix.
     "meta-llama/Llama-3.1-8B": 8_030_261_248 - 128_256 * 4_096,
+    "meta-llama/Llama-3.1-70B": 70_553_706_496 - 128_256 * 8_192,
 }
 
 

@@ -1,0 +1,228 @@
+"""A run's model, method, optimizer and batch, made without data: shapes and dtypes on ``meta``.
+
+What is built is what ``Subject`` builds for a real run, with the same functions; here nothing has values, so
+nothing is downloaded and models of any size are made in a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from typing_extensions import override
+
+from peprof.errors import Fault, SuiteError
+from peprof.estimation.autocast_on_meta import AutocastAsOnGpu
+from peprof.estimation.kernels import Kind
+from peprof.results.record import ParameterCounts
+from peprof.running.methods import apply_method, make_method
+from peprof.running.subject import make_step
+from peprof.suite.planning import RunSpec
+from peprof.suite.schema import DataConfig, ModelConfig
+from peprof.training.backbone import check_model, positions
+from peprof.training.batches import Batch
+from peprof.training.data import load_data
+from peprof.training.embedded.pretraining import make_tokenizer
+from peprof.training.embedded.tiny import RECIPE
+from peprof.training.geometries import GEOMETRIES, geometry_name, near_geometry
+from peprof.training.protocols import LearnsFromData
+from peprof.training.sources import EMBEDDED_MODEL, data_needs_hub, model_needs_hub
+from peprof.training.step import ClassifierStep
+from peprof.training.tasks import start_decoding
+from peprof.training.trainer import planned_steps
+
+ASSUMED_ROWS, ASSUMED_LABELS = 10_000, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownData:
+    """What a step's memory depends on in the data.
+
+    Args:
+        num_labels: outputs of the head; 0 for a model that has none.
+        rows: to train on; they decide how many steps are planned.
+        assumptions: in words, where the data isn't here to be looked at.
+    """
+
+    num_labels: int
+    rows: int
+    assumptions: tuple[str, ...] = ()
+
+
+class _StepOnMeta(ClassifierStep):
+    """A step whose autocast is that of a GPU: torch's own refuses ``meta``."""
+
+    @override
+    def _cast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._autocast is None else AutocastAsOnGpu(self._autocast)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltOnMeta:
+    """A training step without data, and its batch."""
+
+    step: ClassifierStep
+    batch: Batch
+    config: PretrainedConfig
+    counts: ParameterCounts
+    owners: Mapping[str, str]
+    architecture: str
+    assumptions: tuple[str, ...]
+
+
+def known_data(data: DataConfig, *, source: str) -> KnownData:
+    """What the data tells, where it is here; nothing is downloaded.
+
+    Raises:
+        SuiteError: the data is here and wrong.
+    """
+    if not data_needs_hub(data):
+        facts = load_data(data, source=source).facts
+        return KnownData(num_labels=facts.num_labels, rows=facts.train_rows)
+    if data.task == "regression":
+        return KnownData(num_labels=1, rows=ASSUMED_ROWS)
+    if data.task != "classification":
+        return KnownData(num_labels=0, rows=ASSUMED_ROWS)
+    supposed = f"{ASSUMED_LABELS} classes, as {data.name} isn't here to be counted"
+    return KnownData(num_labels=ASSUMED_LABELS, rows=ASSUMED_ROWS, assumptions=(supposed,))
+
+
+def without_download(model: ModelConfig, *, source: str) -> ModelConfig:
+    """The model by its known geometry, where it could otherwise only come from the hub.
+
+    Raises:
+        SuiteError: its geometry isn't known, and its configuration isn't here.
+    """
+    if model_needs_hub(model):
+        if geometry_name(model.name) is None:
+            problem = f"the geometry of '{model.name}' isn't known, and its configuration isn't cached"
+            expected = f"a directory with config.json, or one of: {', '.join(GEOMETRIES)}"
+            near = near_geometry(model.name)
+            raise SuiteError(
+                source, [Fault(key="model.name", problem=problem, expected=expected, suggestion=near)]
+            )
+        return model.model_copy(update={"weights": "random"})
+    directory = Path(model.name)
+    if directory.is_dir() and model.name != EMBEDDED_MODEL:
+        return model.model_copy(update={"weights": "random"})  # its configuration is enough
+    return model
+
+
+def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) -> BuiltOnMeta:
+    """Makes what a run trains, without data.
+
+    Args:
+        spec: the run.
+        data: what is known of its data.
+        kind: of the device that it stands for: which operators its optimizer and autocast use.
+        source: the suite's file, for messages.
+
+    Raises:
+        SuiteError: the model isn't known here, can't do the task, or has too few positions.
+        ValueError: the method can't be applied to it.
+    """
+    model = _model(spec, data, source)
+    start_decoding(model)
+    if getattr(model.config, "use_cache", False):
+        model.config.use_cache = False
+    config, architecture = model.config, type(model).__name__
+    method = make_method(spec.method)
+    assumptions = list(data.assumptions)
+    if isinstance(method, LearnsFromData) and method.examples_needed():
+        assumptions.append("entries spread evenly, as which ones are chosen depends on the data")
+    with torch.device("meta"):
+        applied = apply_method(method, model, None)
+        steps = planned_steps(spec.train, data.rows)
+        step = make_step(spec, method, applied.model, steps, kind=_StepOnMeta)
+    _choose_operators(step.optimizer, kind)
+    return BuiltOnMeta(
+        step=step,
+        batch=meta_batch(spec, config),
+        config=config,
+        counts=applied.counts,
+        owners=applied.owners,
+        architecture=architecture,
+        assumptions=tuple(assumptions),
+    )
+
+
+def _model(spec: RunSpec, data: KnownData, source: str) -> PreTrainedModel:
+    model = check_model(
+        without_download(spec.model, source=source),
+        num_labels=data.num_labels,
+        max_length=spec.data.max_length,
+        source=source,
+        task=spec.data.task,
+    )
+    assert model is not None  # as it counts as fetched
+    return model
+
+
+def longest_length(spec: RunSpec, data: KnownData, *, source: str) -> int | None:
+    """Tokens that a run's model has positions for; ``None`` where positions are relative.
+
+    Raises:
+        SuiteError: the model isn't known here or can't do the task.
+    """
+    return positions(_model(spec, data, source).config)
+
+
+def _choose_operators(optimizer: torch.optim.Optimizer, kind: Kind) -> None:
+    """On a GPU optimizers go over lists of parameters unless told otherwise, elsewhere over one by one."""
+    for group in optimizer.param_groups:
+        if group.get("foreach", True) is None and not group.get("fused"):
+            group["foreach"] = kind == "cuda"
+
+
+def meta_batch(spec: RunSpec, config: PretrainedConfig) -> Batch:
+    """A batch as the short phase has it, padded to the longest length, without data.
+
+    Args:
+        spec: the run: its task, batch and lengths.
+        config: of the model.
+    """
+    batch, length = spec.train.batch_size, spec.data.max_length
+    label_shapes = {
+        "classification": (batch,),
+        "regression": (batch,),
+        "text-to-text": (batch, spec.data.max_target_length),
+        "language-modelling": (batch, length),
+    }
+    dtype = torch.int64
+    if spec.data.task == "regression":
+        dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    inputs = {
+        name: torch.empty(batch, length, dtype=torch.int64, device="meta")
+        for name in input_names(spec.model, config)
+    }
+    inputs["labels"] = torch.empty(label_shapes[spec.data.task], dtype=dtype, device="meta")
+    return Batch(inputs=inputs, real_tokens=batch * length)
+
+
+def input_names(model: ModelConfig, config: PretrainedConfig) -> Sequence[str]:
+    """What the model's tokenizer gives beside the labels; what a made one gives for random weights."""
+    plain = ("input_ids", "attention_mask")
+    directory = Path(model.name)
+    if model.name == EMBEDDED_MODEL and model.weights == "pretrained":
+        return tuple(make_tokenizer(RECIPE.max_positions).model_input_names)
+    if (directory / "tokenizer_config.json").is_file() or (
+        model.weights == "pretrained" and _is_cached(model.name)
+    ):
+        made: Any = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
+        return tuple(made.model_input_names)
+    if model.weights == "pretrained" and config.model_type == "bert":
+        return (plain[0], "token_type_ids", plain[1])
+    return plain
+
+
+def _is_cached(name: str) -> bool:
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(name, "tokenizer_config.json"), str)
+    except huggingface_hub.errors.HFValidationError:
+        return False

@@ -1,0 +1,177 @@
+"""Runs -> the memory of their training steps, each computed once, without data and without the device.
+
+All of it happens in the process that asks: nothing is measured here, so torch may be imported beside whatever
+shows the result, and a child would only import it once more. Whoever must answer at once, such as
+``peprof --help``, imports this late.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+
+from peprof.errors import PeprofError, SuiteError
+from peprof.estimation.allocator_simulation import AllocationEvent, Resident, simulate
+from peprof.estimation.building import KnownData, build_on_meta, known_data
+from peprof.estimation.gpu_memory import GpuMemory
+from peprof.estimation.kernels import AMPERE, Kind
+from peprof.estimation.tracing import trace
+from peprof.events import Progress
+from peprof.results.estimates import Estimate, StepEvents
+from peprof.suite.planning import RunSpec
+
+GUESSED = "somewhere a size depends on values; 1 was taken"
+NO_AUTOCAST = (
+    "autocast can't be told without data on a CPU's operators, nor where checkpoints run forward again; "
+    "model.dtype = 'bfloat16' can"
+)
+_LONGEST_PROBLEM = 300
+
+
+def estimate_runs(
+    specs: Sequence[RunSpec],
+    kind: Kind,
+    *,
+    source: str,
+    say: Callable[[Progress], None] = lambda event: None,
+    events: bool = False,
+    padded: bool = True,
+    gpu: GpuMemory | None = None,
+) -> tuple[Estimate, ...]:
+    """Estimates runs, in their order; those that need the same memory are computed once.
+
+    Args:
+        specs: the runs.
+        kind: of the device whose operators they would use.
+        source: the suite's file, for messages.
+        say: told how far it is.
+        events: whether each estimate keeps the births and deaths of its tensors.
+        padded: whether batches hold padding, so that attention needs a mask.
+        gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
+
+    Raises:
+        SuiteError: a model isn't known here or can't do its task, or data that is here is wrong. What one
+            method can't do is a row.
+    """
+    data_of = cache(lambda text: known_data(by_text[text], source=source))
+    by_text = {spec.data.model_dump_json(): spec.data for spec in specs}
+    done: dict[str, Estimate] = {}
+    cases = {memory_key(spec): spec for spec in reversed(specs)}
+    begin = time.monotonic()
+    for spec in specs:
+        key = memory_key(spec)
+        if key in done:
+            continue
+        left = (time.monotonic() - begin) / len(done) * (len(cases) - len(done)) if done else None
+        say(Progress(
+            phase=f"estimating {spec.method.label}", step=len(done), total=len(cases), seconds_left=left
+        ))  # fmt: skip
+        known = data_of(spec.data.model_dump_json())
+        done[key] = estimate_run(spec, known, kind, source=source, events=events, padded=padded, gpu=gpu)
+    return tuple(_of(spec, done[memory_key(spec)]) for spec in specs)
+
+
+def _of(spec: RunSpec, found: Estimate) -> Estimate:
+    return found if found.spec is spec else replace(found, spec=spec)
+
+
+def memory_key(spec: RunSpec) -> str:
+    """Equal for runs whose training steps need the same memory."""
+    train = spec.train
+    decides = (
+        spec.model.model_dump_json(),
+        spec.data.model_dump_json(
+            include={"name", "path", "subset", "max_length", "task", "max_target_length"}
+        ),
+        (train.batch_size, train.gradient_accumulation_steps, train.autocast, train.max_grad_norm is None),
+        (train.optimizer, sorted(train.optimizer_options.items()), train.weight_decay > 0),
+        spec.method.model_dump_json(include={"name", "options", "gradient_checkpointing"}),
+    )
+    return repr(decides)
+
+
+def estimate_run(
+    spec: RunSpec,
+    known: KnownData,
+    kind: Kind,
+    *,
+    source: str,
+    events: bool = False,
+    padded: bool = True,
+    gpu: GpuMemory | None = None,
+) -> Estimate:
+    """The memory of a run's training step.
+
+    Args:
+        spec: the run.
+        known: of its data.
+        kind: of the device whose operators it would use.
+        source: the suite's file, for messages.
+        events: whether to keep the births and deaths of its tensors.
+        padded: whether batches hold padding.
+        gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
+
+    Raises:
+        SuiteError: the model isn't known here or can't do the task.
+    """
+    if spec.train.autocast is not None and (kind == "cpu" or spec.method.gradient_checkpointing):
+        return Estimate(spec=spec, kind=kind, profile=None, problem=NO_AUTOCAST)
+    with quiet_libraries():
+        try:
+            built = build_on_meta(spec, known, kind, source=source)
+            capability = gpu.gpu.capability if gpu is not None else AMPERE
+            found = trace(built.step, built.batch, kind, padded=padded, capability=capability)
+        except SuiteError:
+            raise
+        except (RuntimeError, ValueError, TypeError, PeprofError) as error:
+            return Estimate(spec=spec, kind=kind, profile=None, problem=problem_of(error))
+        log = found.events()
+        reserved = reserved_bytes(log, gpu) if gpu is not None else None
+        return Estimate(
+            spec=spec,
+            kind=kind,
+            reserved_bytes=reserved,
+            device_bytes=reserved + gpu.context.nbytes if gpu is not None and reserved is not None else None,
+            profile=found.profile(built.owners),
+            counts=built.counts,
+            architecture=built.architecture,
+            assumptions=(*built.assumptions, *([GUESSED] if found.guessed else [])),
+            events=log if events else None,
+        )
+
+
+def reserved_bytes(events: StepEvents, gpu: GpuMemory) -> int:
+    """What the caching allocator would hold of a GPU that has room for all, workspaces included.
+
+    Args:
+        events: of a step.
+        gpu: whose libraries keep workspaces.
+    """
+    resident = [Resident(number, nbytes) for number, nbytes in events.resident if nbytes]
+    resident += [Resident(~place, nbytes) for place, nbytes in enumerate(gpu.workspaces_bytes)]
+    steps = simulate([AllocationEvent(*event) for event in events.in_phases()], resident=resident)
+    return max(steps.peak.reserved_bytes, steps.first_step_peak.reserved_bytes)
+
+
+def problem_of(error: Exception) -> str:
+    """Why a step can't be run without data, in one line: what a method or an operator says."""
+    line = " ".join(str(error).split())[:_LONGEST_PROBLEM] or type(error).__name__
+    if isinstance(error, NotImplementedError) or "meta" in line.lower():
+        return f"can't be told without data: {line}"
+    return line
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without advice for people who run the model."""
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,220 @@
+"""Estimates as a table, and for machines: whose the memory of each method's step would be."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from peprof.reports.formats import MISSING, human_bytes, human_count, human_percent
+from peprof.reports.terminal import INDENT, rule_of, said, say
+from peprof.results.estimates import GROUPS, Estimate, grouped_bytes
+from peprof.suite.planning import RunSpec
+
+EXACT_NOTE = (
+    "Exact: the bytes of all tensors, as the ledger counts them in a step without data on {kind} operators. "
+    "Not in it: what an allocator rounds up and keeps, libraries' workspaces, the device's context."
+)
+DEVICE_NOTE = (
+    "Reserved: simulated, what the caching allocator would hold, libraries' workspaces included. Device: "
+    "with a context as seen elsewhere, an assumption."
+)
+HEADS = ("method", "peak", "in", *GROUPS, "other", "of full")
+
+
+def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
+    """Prints a table for each model, task and shape, with a row a method.
+
+    Args:
+        console: where to.
+        estimates: in order; at least one.
+    """
+    for number, group in enumerate(_groups(estimates)):
+        if number:
+            console.print()
+        say(console, heading(group[0].spec, group), "bold")
+        say(console, circumstances(group[0].spec), "dim")
+        table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
+        table.add_column("method", overflow="fold")
+        for name in _heads(group)[1:]:
+            table.add_column(name, justify="left" if name == "in" else "right", no_wrap=True)
+        for row in _cells(group):
+            table.add_row(*(said(console, cell) for cell in row))
+        console.print()
+        console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
+        console.print()
+        for found in group:
+            if found.problem is not None:
+                say(console, f"{found.label}: {found.problem}", "red")
+        for text in dict.fromkeys(_assumptions(group)):
+            say(console, text, "yellow")
+    console.print()
+    say(console, EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)), "dim")
+    if any(found.device_bytes is not None for found in estimates):
+        say(console, DEVICE_NOTE, "dim")
+
+
+def _heads(group: Sequence[Estimate]) -> tuple[str, ...]:
+    known = any(found.device_bytes is not None for found in group)
+    return (*HEADS, "reserved", "device") if known else HEADS
+
+
+def heading(spec: RunSpec, group: Sequence[Estimate] = ()) -> str:
+    """``Llama-3.1-8B: 8.03B parameters, LlamaForCausalLM``."""
+    known = next((found for found in group if found.counts is not None), None)
+    if known is None or known.counts is None:
+        return spec.model.name
+    size = human_count(known.counts.backbone + known.counts.head)
+    return f"{spec.model.name}: {size} parameters, {known.architecture}"
+
+
+def circumstances(spec: RunSpec) -> str:
+    """What all rows of a table have in common, in one line."""
+    train = spec.train
+    parts = [f"batch {train.batch_size}", f"length {spec.data.max_length}", spec.model.dtype, spec.data.task]
+    if train.gradient_accumulation_steps > 1:
+        parts.append(f"in {train.gradient_accumulation_steps} parts")
+    if train.autocast is not None:
+        parts.append(f"autocast {train.autocast}")
+    parts += [train.optimizer, f"{spec.model.attention} attention"]
+    return " · ".join(parts)
+
+
+def _groups(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
+    """Those that stand in one table: all but the method is the same."""
+    groups: dict[str, list[Estimate]] = {}
+    for found in estimates:
+        key = f"{found.spec.model.model_dump_json()} {circumstances(found.spec)}"
+        groups.setdefault(key, []).append(found)
+    return list(groups.values())
+
+
+def _cells(group: Sequence[Estimate]) -> list[tuple[str, ...]]:
+    rows = [_row(found, full_bytes(group)) for found in group]
+    if _heads(group) == HEADS:
+        return rows
+    return [
+        (*row, *(MISSING if size is None else human_bytes(size) for size in sizes))
+        for row, sizes in zip(rows, ((f.reserved_bytes, f.device_bytes) for f in group), strict=True)
+    ]
+
+
+def full_bytes(group: Sequence[Estimate]) -> int | None:
+    """The peak of full fine-tuning, the yardstick; ``None`` where it isn't among them."""
+    return next(
+        (
+            found.peak_bytes
+            for found in group
+            if found.spec.method.name == "full" and not found.spec.method.gradient_checkpointing
+        ),
+        None,
+    )
+
+
+def _row(found: Estimate, full: int | None) -> tuple[str, ...]:
+    if found.profile is None:
+        return (found.label, *[MISSING] * (len(HEADS) - 1))
+    peak = found.profile.peak
+    groups = grouped_bytes(peak.categories)
+    share = f"{human_percent(peak.total_bytes / full)} %" if full else MISSING
+    return (
+        found.label,
+        human_bytes(peak.total_bytes),
+        peak.phase,
+        *(human_bytes(groups[name]) for name in (*GROUPS, "other")),
+        share,
+    )
+
+
+def _assumptions(group: Sequence[Estimate]) -> list[str]:
+    texts: dict[str, list[str]] = {}
+    for found in group:
+        for text in found.assumptions:
+            texts.setdefault(text, []).append(found.label)
+    everywhere = sum(found.profile is not None for found in group)
+    return [
+        f"Assumed: {text}." if len(labels) == everywhere else f"Assumed for {', '.join(labels)}: {text}."
+        for text, labels in texts.items()
+    ]
+
+
+def _kind_words(kind: str) -> str:
+    return "a GPU's" if kind == "cuda" else "the CPU's"
+
+
+def estimates_as_markdown(estimates: Sequence[Estimate]) -> str:
+    """The same tables in Markdown."""
+    parts: list[str] = []
+    for group in _groups(estimates):
+        parts += [f"**{heading(group[0].spec, group)}**", "", circumstances(group[0].spec), ""]
+        heads = _heads(group)
+        parts.append("| " + " | ".join(heads) + " |")
+        parts.append("| --- | " + " | ".join("---" if name == "in" else "---:" for name in heads[1:]) + " |")
+        parts += ["| " + " | ".join(row) + " |" for row in _cells(group)]
+        parts.append("")
+        parts += [f"{found.label}: {found.problem}\n" for found in group if found.problem is not None]
+        parts += [f"{text}\n" for text in _assumptions(group)]
+    parts.append(EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)))
+    return "\n".join(parts)
+
+
+def plain_row(found: Estimate) -> dict[str, Any]:
+    """An estimate's figures with their units in the names."""
+    spec, profile = found.spec, found.profile
+    row: dict[str, Any] = {
+        "method": found.label,
+        "model": spec.model.name,
+        "batch_size": spec.train.batch_size,
+        "max_length": spec.data.max_length,
+        "dtype": spec.model.dtype,
+        "task": spec.data.task,
+        "operators": found.kind,
+        "label": "exact",
+        "peak_bytes": found.peak_bytes,
+        "peak_phase": profile.peak.phase if profile else None,
+    }
+    groups = grouped_bytes(profile.peak.categories) if profile else {}
+    row |= {f"{name}_bytes": groups.get(name) for name in (*GROUPS, "other")}
+    row |= {
+        "reserved_bytes_simulated": found.reserved_bytes,
+        "device_bytes_assumed": found.device_bytes,
+        "saved_bytes": profile.activations.total_bytes if profile else None,
+        "trainable_parameters": found.counts.trainable_backbone + found.counts.trainable_head
+        if found.counts
+        else None,
+        "problem": found.problem,
+        "assumptions": "; ".join(found.assumptions),
+    }
+    return row
+
+
+def estimates_as_csv(estimates: Sequence[Estimate]) -> str:
+    """A row an estimate."""
+    rows = [plain_row(found) for found in estimates]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def estimates_as_json(estimates: Sequence[Estimate]) -> str:
+    """All that is known: the figures, the run's spec, and whose the memory is by phase, module and owner."""
+    return json.dumps(
+        [
+            {
+                **plain_row(found),
+                "assumptions": list(found.assumptions),
+                "spec": found.spec.model_dump(mode="json"),
+                "profile": found.profile.to_dict() if found.profile is not None else None,
+            }
+            for found in estimates
+        ],
+        indent=2,
+    )

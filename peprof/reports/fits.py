@@ -1,0 +1,169 @@
+"""What fits into so much memory, as a table and for machines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from peprof.reports.estimates import circumstances, heading
+from peprof.reports.formats import MISSING, human_bytes
+from peprof.reports.terminal import INDENT, rule_of, said, say
+from peprof.results.estimates import Estimate, Fit
+
+Fits = Mapping[str, Fit]
+"""What was found for one method: by dimension, ``batch`` and ``length``."""
+
+HEADS = ("method", "largest batch", "needs", "longest length", "needs", "bound by", "would help")
+FIT_NOTE = (
+    "Verified: a step of each size fits into {memory} and one more doesn't, by the exact bytes of tensors. "
+    "An allocator and the device's context need more on top: leave room for them."
+)
+POOL_NOTE = (
+    "Verified: a step of each size fits into {memory} and one more doesn't, by what the simulated allocator "
+    "holds. {memory} is the GPU's memory less what its context is assumed to take, or what you said."
+)
+
+
+def print_fits(console: Console, found: Sequence[Fits]) -> None:
+    """Prints a row a method.
+
+    Args:
+        console: where to.
+        found: at least one.
+    """
+    tables: dict[str, list[Fits]] = {}
+    for fits in found:
+        spec = any_of(fits).estimate.spec
+        tables.setdefault(f"{spec.model.name} {spec.data.task}", []).append(fits)
+    memory = human_bytes(any_of(found[0]).memory_bytes)
+    for group in tables.values():
+        first = any_of(group[0]).estimate
+        say(console, heading(first.spec, [any_of(fits).estimate for fits in group]), "bold")
+        say(console, f"{memory} · {asked_words(group[0])}", "dim")
+        table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
+        for name in HEADS:
+            right = name in ("largest batch", "needs", "longest length")
+            table.add_column(name, justify="right" if right else "left", overflow="fold")
+        for fits in group:
+            table.add_row(*(said(console, cell) for cell in row_of(fits, group)))
+        console.print()
+        console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
+        console.print()
+        for fits in group:
+            problem = any_of(fits).estimate.problem
+            if problem is not None:
+                say(console, f"{any_of(fits).estimate.label}: {problem}", "red")
+    say(console, _note(found).format(memory=memory), "dim")
+
+
+def _note(found: Sequence[Fits]) -> str:
+    """By what it was judged."""
+    return FIT_NOTE if all(any_of(f).estimate.reserved_bytes is None for f in found) else POOL_NOTE
+
+
+def any_of(fits: Fits) -> Fit:
+    """One of a method's answers, for what they have in common."""
+    return next(iter(fits.values()))
+
+
+def asked_words(fits: Fits) -> str:
+    """What the run says itself; of batch and length each is as in the run where the other one grows."""
+    batch, length = fits.get("batch"), fits.get("length")
+    spec = any_of(fits).estimate.spec
+    words = []
+    if batch is not None:
+        words.append(f"batches at length {batch.estimate.spec.data.max_length}")
+    if length is not None:
+        words.append(f"lengths at batch {length.estimate.spec.train.batch_size}")
+    return " · ".join([*words, *circumstances(spec).split(" · ")[2:]])
+
+
+def row_of(fits: Fits, group: Sequence[Fits]) -> tuple[str, ...]:
+    """A method's cells."""
+    cells = [any_of(fits).estimate.label]
+    for dimension in ("batch", "length"):
+        fit = fits.get(dimension)
+        if fit is None or fit.estimate.problem is not None:
+            cells += [MISSING, MISSING]
+        else:
+            cells += [
+                str(fit.largest) if fit.largest is not None else "none",
+                human_bytes(fit.need_bytes or 0),
+            ]
+    bound = any_of(fits).bound_by
+    words = bound or ("the model's positions" if any_of(fits).at_cap else MISSING)
+    return (*cells, words, remedy(fits, group) or MISSING)
+
+
+def remedy(fits: Fits, group: Sequence[Fits]) -> str | None:
+    """What would let more fit, from what was found; ``None`` where nothing was."""
+    for name, fit in fits.items():
+        if fit.checkpointed is not None and fit.checkpointed > (fit.largest or 0):
+            return f"gradient checkpointing: {name} {fit.checkpointed}"
+    fit = any_of(fits)
+    if fit.bound_by in ("gradients", "optimizer") or (fit.largest is None and fit.estimate.problem is None):
+        best = max(group, key=lambda other: any_of(other).largest or 0)
+        if (any_of(best).largest or 0) > (fit.largest or 0):
+            return f"{any_of(best).estimate.label}: {fit.dimension} {any_of(best).largest}"
+        if fit.bound_by == "parameters":
+            return "a smaller dtype or model"
+    return None
+
+
+def _need_of(estimate: Estimate | None) -> int | None:
+    if estimate is None:
+        return None
+    return estimate.peak_bytes if estimate.reserved_bytes is None else estimate.reserved_bytes
+
+
+def plain_rows(found: Sequence[Fits]) -> list[dict[str, Any]]:
+    """An answer a row, with units in the names."""
+    return [
+        {
+            "method": fit.estimate.label,
+            "model": fit.estimate.spec.model.name,
+            "dimension": fit.dimension,
+            "memory_bytes": fit.memory_bytes,
+            "largest": fit.largest,
+            "need_bytes": fit.need_bytes,
+            "beyond_bytes": _need_of(fit.beyond),
+            "label": "exact" if fit.estimate.reserved_bytes is None else "simulated",
+            "limited_by_the_model": fit.at_cap,
+            "bound_by": fit.bound_by,
+            "checkpointed": fit.checkpointed,
+            "remedy": remedy(fits, found),
+            "problem": fit.estimate.problem,
+        }
+        for fits in found
+        for fit in fits.values()
+    ]
+
+
+def fits_as_json(found: Sequence[Fits]) -> str:
+    """A list of answers."""
+    return json.dumps(plain_rows(found), indent=2)
+
+
+def fits_as_csv(found: Sequence[Fits]) -> str:
+    """A row an answer."""
+    rows = plain_rows(found)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def fits_as_markdown(found: Sequence[Fits]) -> str:
+    """A table of all methods."""
+    lines = ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
+    lines += ["| " + " | ".join(row_of(fits, found)) + " |" for fits in found]
+    memory = human_bytes(any_of(found[0]).memory_bytes)
+    return "\n".join([*lines, "", _note(found).format(memory=memory)])

@@ -1,0 +1,129 @@
+"""What was computed of a run without running it: the memory of its training step. Plain values, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from peprof.breakdown.values import StepProfile
+from peprof.results.record import ParameterCounts
+from peprof.suite.planning import RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEvents:
+    """Every tensor's birth and death in a training step, in order: what an allocator would be asked.
+
+    Storages are numbered; an event is a storage's number and the bytes that come with it, or if negative go.
+
+    Args:
+        resident: (number, bytes) of what was there before the step, in the order in which it was made.
+        changes: (number, signed bytes) in order.
+        phases: (index of the first change, name of the phase that starts there), in order.
+    """
+
+    resident: tuple[tuple[int, int], ...]
+    changes: tuple[tuple[int, int], ...]
+    phases: tuple[tuple[int, str], ...]
+
+    def in_phases(self) -> Iterator[tuple[int, int, str]]:
+        """(number, signed bytes, phase) of each change, in order: what a simulated allocator is fed with."""
+        edges = [*self.phases, (len(self.changes), "")]
+        for (first, phase), (last, _) in pairwise(edges):
+            for number, nbytes in self.changes[first:last]:
+                yield number, nbytes, phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The memory of a run's training step, or why it can't be told.
+
+    Args:
+        spec: the run.
+        kind: of the device whose operators it is about, ``cpu`` or ``cuda``.
+        profile: of the step, exact: bytes of tensors, each storage once; ``None`` with a problem.
+        counts: numbers of parameters; ``None`` with a problem.
+        architecture: the model's class; ``None`` where it wasn't made.
+        problem: why there is no profile; ``None`` where there is one.
+        assumptions: what had to be supposed where data would have told.
+        reserved_bytes: what a GPU's caching allocator would hold, simulated; ``None`` for no known GPU.
+        device_bytes: with what the device's context is assumed to take; ``None`` as before.
+        events: of the step; ``None`` where nobody asked for them, or with a problem.
+    """
+
+    spec: RunSpec
+    kind: str
+    profile: StepProfile | None
+    counts: ParameterCounts | None = None
+    architecture: str | None = None
+    problem: str | None = None
+    assumptions: tuple[str, ...] = ()
+    reserved_bytes: int | None = None
+    device_bytes: int | None = None
+    events: StepEvents | None = field(default=None, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The method's."""
+        return self.spec.method.label
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Live bytes at the step's highest moment."""
+        return self.profile.peak_bytes if self.profile is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """The largest batch or length of a run that fits into some memory.
+
+    Args:
+        dimension: what was looked for: ``batch`` or ``length``.
+        memory_bytes: that there is.
+        largest: that fits; ``None`` where not even the smallest does, or with the estimate's problem.
+        estimate: of the largest, or of the smallest where nothing fits.
+        beyond: of the next larger one, which doesn't fit; ``None`` where there is none.
+        need_bytes: of the estimate; ``None`` with its problem.
+        at_cap: whether the model, not the memory, is the limit.
+        checkpointed: the largest with gradient checkpointing; ``None`` where that wasn't looked for, or
+            nothing fits then either.
+    """
+
+    dimension: str
+    memory_bytes: int
+    largest: int | None
+    estimate: Estimate
+    beyond: Estimate | None = None
+    need_bytes: int | None = None
+    at_cap: bool = False
+    checkpointed: int | None = None
+
+    @property
+    def bound_by(self) -> str | None:
+        """What takes most at the peak of what doesn't fit any more, as in ``GROUPS``; ``None`` if unknown."""
+        tight = self.beyond or self.estimate
+        if tight.profile is None or self.at_cap:
+            return None
+        groups = grouped_bytes(tight.profile.peak.categories)
+        return max(groups, key=lambda name: groups[name])
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "parameters": ("parameters", "buffers"),
+    "gradients": ("gradients",),
+    "optimizer": ("optimizer_state",),
+    "activations": ("activations",),
+    "temporaries": ("temporaries",),
+}
+"""Columns of a table, and the beginnings of the ledger's categories that they sum up."""
+
+
+def grouped_bytes(categories: Mapping[str, int]) -> dict[str, int]:
+    """A moment's bytes by the groups of ``GROUPS``; what belongs to none, such as inputs, is ``other``."""
+    sums = dict.fromkeys([*GROUPS, "other"], 0)
+    for category, size in categories.items():
+        first = category.partition(".")[0]
+        group = next((name for name, beginnings in GROUPS.items() if first in beginnings), "other")
+        sums[group] += size
+    return sums

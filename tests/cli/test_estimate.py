@@ -1,0 +1,131 @@
+"""``peprof estimate`` and ``peprof fit`` from the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from peprof.cli.estimate import estimate
+from peprof.cli.fit import fit
+from peprof.errors import PeprofError, SuiteError, UsageError
+from tests.estimation.small_models import write_configs
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_configs(tmp_path_factory.mktemp("models"))
+
+
+def call(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def refused(command: Any, *arguments: object) -> PeprofError:
+    result = call(command, *arguments)
+    assert isinstance(result.exception, PeprofError), result.output
+    assert result.exception.exit_code == 2
+    return result.exception
+
+
+def rows_of(models: Path, *arguments: object) -> list[dict[str, Any]]:
+    shape = ("--batch", 2, "--length", 8)
+    result = call(estimate, "--model", models / "bert", *shape, *arguments, "--format", "json")
+    assert result.exit_code == 0, result.output
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    return rows
+
+
+def test_a_local_configuration_is_enough(models: Path) -> None:
+    full, head = rows_of(models, "--method", "full", "--method", "head")
+    # Embeddings, two layers, pooler and head of the configuration, written out.
+    width, inner = 32, 64
+    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
+    backbone = (300 + 40 + 2) * width + 2 * width + 2 * layer + width * width + width
+    parameters = backbone + 2 * width + 2
+    assert full["trainable_parameters"] == parameters
+    assert full["profile"]["start_bytes"] >= 3 * 4 * parameters  # with two states each
+    assert full["peak_bytes"] == sum(
+        full[f"{name}_bytes"]
+        for name in ("parameters", "gradients", "optimizer", "activations", "temporaries", "other")
+    )
+    assert head["trainable_parameters"] == width * width + width + 2 * width + 2  # with the pooler
+    assert head["peak_bytes"] < full["peak_bytes"]
+
+
+def test_every_built_in_method_is_estimated_unless_some_are_named(models: Path) -> None:
+    rows = rows_of(models)
+    assert {"full", "lora", "lst", "sparse", "prefix_tuning"} <= {row["method"] for row in rows}
+    # The defaults are meant for larger models: those that don't fit say so.
+    assert all((row["peak_bytes"] is None) == (row["problem"] is not None) for row in rows)
+    assert sum(row["problem"] is None for row in rows) >= 20
+
+
+def test_tables_for_people_and_machines(models: Path) -> None:
+    shape = ("--model", models / "bert", "--method", "lora", "--batch", 2, "--length", 8)
+    table = call(estimate, *shape).stdout
+    assert "batch 2 · length 8 · float32 · classification" in table and "Exact: the bytes" in table
+    rows = list(csv.DictReader(io.StringIO(call(estimate, *shape, "--format", "csv").stdout)))
+    assert [row["method"] for row in rows] == ["lora"] and rows[0]["label"] == "exact"
+    assert "| lora |" in call(estimate, *shape, "--format", "markdown").stdout
+    shown = call(estimate, *shape, "--breakdown", "lora").stdout
+    assert "At the peak, by category" in shown and "At the peak, by module" in shown
+
+
+def test_what_isnt_known_is_named(models: Path) -> None:
+    unknown = refused(estimate, "--model", "roberta-lage", "--method", "full")
+    assert "roberta-lage" in unknown.message and "Did you mean 'roberta-large'?" in unknown.message
+    assert "gpu9" in refused(estimate, "--model", models / "bert", "--device", "gpu9").message
+    assert isinstance(refused(estimate), UsageError)
+    assert isinstance(refused(estimate, "quickstart", "--model", "bert-base"), UsageError)
+    assert "--set train.batch_size" in str(refused(estimate, "quickstart", "--batch", 4).hint)
+    assert isinstance(refused(estimate, "--model", models / "bert", "--method", "lorra"), SuiteError)
+    assert isinstance(refused(estimate, "--model", models / "bert", "--length", 4000), SuiteError)
+    shape = ("--model", models / "bert", "--length", 8, "--method", "lora")
+    assert "'lora'" in refused(estimate, *shape, "--breakdown", "lra").message
+
+
+def test_what_cant_be_told_without_data_is_a_row_that_says_so(models: Path) -> None:
+    # T5's classifier looks for the ends of texts: how many there are, only data can tell.
+    result = call(estimate, "--model", models / "t5", "--task", "classification", "--method", "full",
+                  "--format", "json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    [row] = json.loads(result.stdout)
+    assert row["peak_bytes"] is None and "without data" in row["problem"]
+    [row] = rows_of(models, "--method", "full", "--set", "train.autocast=bfloat16", "--device", "cpu")
+    assert row["peak_bytes"] is None and "autocast" in row["problem"]
+
+
+def test_fit_says_what_fits_and_what_would_help(models: Path) -> None:
+    shape = ("--model", models / "llama-lm", "--method", "lora", "--length", 32, "--largest", "batch")
+    result = call(fit, *shape, "--memory", "4MB", "--format", "json")
+    assert result.exit_code == 0, result.output
+    [row] = json.loads(result.stdout)
+    assert row["need_bytes"] <= 4_000_000 < row["beyond_bytes"]
+    assert row["checkpointed"] > row["largest"] and str(row["checkpointed"]) in row["remedy"]
+    table = call(fit, *shape, "--memory", "4MB").stdout
+    assert str(row["largest"]) in table and "gradient checkpointing" in table
+
+
+def test_fit_wants_to_know_how_much_there_is(models: Path) -> None:
+    assert "--memory" in str(refused(fit, "--model", models / "bert", "--method", "full").hint)
+    assert "24GB" in str(refused(fit, "--model", models / "bert", "--memory", "lots").hint)
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from peprof.cli import commands\n"
+        "for name in ('estimate', 'fit'):\n"
+        "    commands.main([name, '--help'], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "70 billion" in done.stdout

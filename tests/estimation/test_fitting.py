@@ -1,0 +1,86 @@
+"""The largest that fits: against brute force, with caps set by the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peprof.estimation.building import KnownData, known_data
+from peprof.estimation.estimating import estimate_run
+from peprof.estimation.fitting import Dimension, find_fit, largest_within, sized
+from peprof.running import methods
+from peprof.suite.planning import RunSpec
+from tests.estimation.small_models import known_once, spec_of, write_configs
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_configs(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True)
+def _look_methods_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "known_methods", known_once)
+
+
+@pytest.mark.parametrize("unit", [1, 4])
+@pytest.mark.parametrize("limit", [0, 107, 108, 1_000, 123_456, 10**12])
+@pytest.mark.parametrize("curve", ["line", "square", "stairs", "bent"])
+def test_the_search_agrees_with_counting_up_and_asks_little(curve: str, limit: int, unit: int) -> None:
+    asked: list[int] = []
+
+    def needed(size: int) -> int:
+        asked.append(size)
+        return {
+            "line": 100 + 7 * size,
+            "square": 100 + size + 3 * size * size,
+            "stairs": 100 + 64 * (size // 8),
+            "bent": max(5_000, 11 * size),
+        }[curve]
+
+    cap = 8_000
+    expected = max((n for n in range(unit, cap + 1, unit) if needed(n) <= limit), default=None)
+    asked.clear()
+    assert largest_within(needed, limit, smallest=unit, cap=cap, unit=unit) == expected
+    assert len(asked) <= 30
+    if curve == "line":
+        assert len(asked) <= 5
+
+
+def peak(spec: RunSpec, known: KnownData, dimension: Dimension, size: int) -> int:
+    found = estimate_run(sized(spec, dimension, size), known, "cpu", source="a suite").peak_bytes
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(("architecture", "dimension"), [("bert", "batch"), ("llama-lm", "length")])
+def test_it_agrees_with_brute_force(
+    models: Path, method: str, architecture: str, dimension: Dimension
+) -> None:
+    spec = spec_of(models, architecture, method)
+    known = known_data(spec.data, source="a suite")
+    first = 1 if dimension == "batch" else 4
+    sizes = range(first, first + 6)
+    peaks = {size: peak(spec, known, dimension, size) for size in sizes}
+    for limit in (peaks[first] - 1, peaks[first + 4] - 1, peaks[first + 4]):
+        expected = max((size for size in sizes if peaks[size] <= limit), default=None)
+        found = find_fit(spec, known, "cpu", dimension, limit, source="a suite")
+        assert found.largest == expected
+        if expected is not None:
+            assert found.need_bytes == peaks[expected]
+            assert found.beyond is not None and found.beyond.peak_bytes == peaks[expected + 1]
+
+
+def test_batches_are_of_whole_parts(models: Path) -> None:
+    spec = spec_of(models, "bert", "full", train__gradient_accumulation_steps=4)
+    known = known_data(spec.data, source="a suite")
+    found = find_fit(spec, known, "cpu", "batch", peak(spec, known, "batch", 12) + 1, source="a suite")
+    assert found.largest == 12
+
+
+def test_positions_are_a_limit_of_their_own(models: Path) -> None:
+    spec = spec_of(models, "bert", "bitfit")
+    found = find_fit(spec, known_data(spec.data, source=""), "cpu", "length", 10**12, source="a suite")
+    assert found.largest == 40 and found.at_cap and found.bound_by is None and found.beyond is None
