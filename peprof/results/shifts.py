@@ -1,13 +1,13 @@
 """By what factor a repeated measurement changed between two versions, and how sure that is.
 
-Measured are repetitions of one work: the steps of a run, and several runs. Nothing is drawn at random, nothing
-is assumed of how steps are distributed: an interval comes from the order of the values, so a slow step counts
-as slow however slow it was.
+Measured are repetitions of one work: the steps of a run, and several runs. Nothing is drawn at random, and
+nothing is assumed of how steps are distributed: an interval comes from the order of the values, so that a
+slow step counts as slow however slow it was.
 
 Steps of a run are not independent: the machine drifts. How much less they say than as many independent ones
-is estimated from how long they stay on one side of their median. Of that, thirty steps tell only so much:
-what changes over longer than a third of the measured time can't be told from a difference between the versions.
-Only several runs of each show it, and then the runs are what is counted, not their steps.
+is estimated from how long they stay on one side of their median. Thirty steps tell only so much of that: what
+changes over a good part of the measured time can't be told from a difference between the versions. Several
+runs of each show it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from peprof.results.student import binomial_tail, two_sided_quantile
 FEWEST_STEPS = 3
 #: Runs of both versions, less one each, from which on they tell by themselves how noisy they are.
 FEWEST_FREEDOM = 2
+#: From so many on nothing else is asked: five runs of each.
+ENOUGH_FREEDOM = 8
 
-# Autocorrelation at lag 1 that chance alone gives a sample of n is about 1 / sqrt(n): beyond that the steps are
-# taken as dependent.
+# Autocorrelation at lag 1 that chance alone gives a sample of n is about 1 / sqrt(n): beyond that the steps
+# are taken as dependent.
 _DEPENDENT_FROM = 1.0
 
 _LARGEST_LOG = 700.0  # of what a number can hold
@@ -38,7 +40,7 @@ class Sample:
 
     Args:
         log_median: natural logarithm of the median.
-        variance: of that; ``None`` for too few steps.
+        variance: of that; ``None`` for too few steps, and where it isn't asked for.
         worth: as how many independent steps they are.
     """
 
@@ -72,6 +74,18 @@ class Shift:
     def p_value(self) -> float | None:
         """That nothing changed, two-sided."""
         return None if self.log_estimate is None else self.log_estimate.p_value
+
+
+def samples_of(runs: Sequence[Sequence[float]], *, others: int) -> list[Sample]:
+    """One version's runs; without what their steps tell of the noise where there are runs enough to do so.
+
+    Args:
+        runs: steps of each, see ``sample_of``.
+        others: how many runs the other version has.
+    """
+    if len(runs) + others - 2 >= ENOUGH_FREEDOM:
+        return [Sample(log_median=math.log(median(steps)), variance=None, worth=len(steps)) for steps in runs]
+    return [sample_of(steps) for steps in runs]
 
 
 def sample_of(steps: Sequence[float]) -> Sample:
@@ -111,9 +125,9 @@ def _order_statistics(count: int) -> tuple[int, int, float]:
 def dependence_of(values: Sequence[float], middle: float) -> float:
     """By what factor the variance of a median grows because its values aren't independent; at least 1.
 
-    It is 1 + 2 * sum of the autocorrelations of whether a value lies above the median, summed in pairs as long
-    as these are positive and don't grow (Geyer 1992, "Practical Markov chain Monte Carlo"). Where the first is
-    no more than chance gives, values are taken as independent.
+    It is 1 + 2 * sum of the autocorrelations of whether a value lies above the median, summed in pairs as
+    long as these are positive, and as if they never grew (Geyer 1992, "Practical Markov chain Monte Carlo").
+    Where the first is no more than chance gives, values are taken as independent.
 
     Args:
         values: in order, at least two.
@@ -143,57 +157,24 @@ def dependence_of(values: Sequence[float], middle: float) -> float:
     return max(total, 1.0)
 
 
-def compare_samples(base: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Shift:
-    """The ratio of two versions' medians, from the steps of all runs.
+def compare_samples(base: Sequence[Sample], new: Sequence[Sample]) -> Shift:
+    """The ratio of two versions' medians, from all runs.
 
     With one run of each the noise is that of their steps. With several the runs are the repeated measurement,
     and the variance of their medians is added. That holds the steps' own, which so counts twice: two to five
-    runs can't tell how much of their differences is what, and may agree by chance.
+    runs can't tell how much of their differences is what, and may agree by chance. Where a run's steps tell
+    nothing, or aren't asked, the runs' differences are all that is known of the noise.
 
     Args:
-        base, new: of each run its steps, above 0; at least one run with at least one step.
+        base, new: one for each run, at least one.
     """
-    samples = [sample_of(steps) for steps in base], [sample_of(steps) for steps in new]
-    within = _within(*samples)
-    logs = [[sample.log_median for sample in side] for side in samples]
-    return _shift(*logs, within=within)
-
-
-def compare_runs(base: Sequence[float], new: Sequence[float]) -> Shift:
-    """The same for what a run gives one number of: the ratio of the versions' middle runs.
-
-    Args:
-        base, new: one value a run, above 0; at least one.
-    """
-    return _shift([math.log(value) for value in base], [math.log(value) for value in new], within=None)
-
-
-def _within(base: Sequence[Sample], new: Sequence[Sample]) -> Estimate | None:
-    """The noise that steps alone give the difference of two sides' means; ``None`` where a run tells none."""
-    terms = []
-    for side in (base, new):
-        for sample in side:
-            if sample.variance is None:
-                return None
-            terms.append((sample.variance / len(side) ** 2, max(sample.worth - 1, 1.0)))
-    return _estimate(0.0, terms)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < _LARGEST_LOG else math.inf
-
-
-def _shift(base: Sequence[float], new: Sequence[float], *, within: Estimate | None) -> Shift:
     mean = _mean(new) - _mean(base)
-    freedom = len(base) + len(new) - 2
+    within = _within(base, new)
     terms = [] if within is None else [(within.standard_error**2, within.degrees_of_freedom)]
+    freedom = len(base) + len(new) - 2
     over_runs = freedom >= (1 if terms else FEWEST_FREEDOM)
     if over_runs:
-        squares = math.fsum((one - _mean(side)) ** 2 for side in (base, new) for one in side)
+        squares = math.fsum((one.log_median - _mean(side)) ** 2 for side in (base, new) for one in side)
         terms.append((squares / freedom * (1 / len(base) + 1 / len(new)), float(freedom)))
     return Shift(
         ratio=_exp(mean), log_estimate=_estimate(mean, terms) if terms else None, over_runs=over_runs
@@ -212,3 +193,22 @@ def _estimate(mean: float, terms: Sequence[tuple[float, float]]) -> Estimate:
         standard_error=math.sqrt(variance),
         degrees_of_freedom=variance * variance / squares if squares > 0 else math.inf,
     )
+
+
+def _within(base: Sequence[Sample], new: Sequence[Sample]) -> Estimate | None:
+    """The noise that steps alone give the difference of two sides' means; ``None`` where a run tells none."""
+    terms = []
+    for side in (base, new):
+        for sample in side:
+            if sample.variance is None:
+                return None
+            terms.append((sample.variance / len(side) ** 2, max(sample.worth - 1, 1.0)))
+    return _estimate(0.0, terms)
+
+
+def _mean(samples: Sequence[Sample]) -> float:
+    return math.fsum(sample.log_median for sample in samples) / len(samples)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < _LARGEST_LOG else math.inf
