@@ -66,6 +66,9 @@ class Verdict:
         never_checked: thresholds whose metric no method has in both versions.
         broken: methods with runs that failed in new, and not in base.
         incomparable: methods that both versions have, under different conditions.
+        missing: methods that base alone has, where thresholds were set: a version that wasn't measured is no
+            better for it.
+        unreadable: how many results of both versions can't be read.
         nothing_compared: there is no method that could be compared.
     """
 
@@ -75,6 +78,8 @@ class Verdict:
     never_checked: tuple[Threshold, ...]
     broken: tuple[MethodChange, ...]
     incomparable: tuple[MethodChange, ...]
+    missing: tuple[MethodChange, ...]
+    unreadable: int
     nothing_compared: bool
 
     @property
@@ -84,8 +89,8 @@ class Verdict:
             return RUN_FAILED
         if self.regressions:
             return REGRESSION
-        blind = self.unchecked or self.never_checked
-        return NOT_COMPARABLE if blind or self.incomparable or self.nothing_compared else 0
+        blind = self.unchecked or self.never_checked or self.unreadable or self.nothing_compared
+        return NOT_COMPARABLE if blind or self.incomparable or self.missing else 0
 
 
 def parse_thresholds(text: str) -> tuple[Threshold, ...]:
@@ -126,10 +131,17 @@ def _threshold(term: str) -> Threshold:
     return Threshold(metric=name, limit=float(match["number"]) / 100, unit=unit)
 
 
-def judge(comparison: VersionComparison, thresholds: Sequence[Threshold] = ()) -> Verdict:
+def judge(
+    comparison: VersionComparison, thresholds: Sequence[Threshold] = (), *, unreadable: int = 0
+) -> Verdict:
     """Whether a version passes. A regression takes both: more than noise, and as much as its threshold.
 
     A threshold that could not be looked at is no pass: see ``Verdict.unchecked``.
+
+    Args:
+        comparison: of two versions.
+        thresholds: how much worse what may become.
+        unreadable: how many results of both can't be read.
 
     Raises:
         UsageError: a threshold for the metric that decides has a unit that doesn't fit it.
@@ -153,6 +165,8 @@ def judge(comparison: VersionComparison, thresholds: Sequence[Threshold] = ()) -
         never_checked=tuple(one for one in thresholds if one not in seen | told),
         broken=tuple(method for method in comparison.methods if method.broken),
         incomparable=tuple(method for method in comparison.methods if method.pair.differences),
+        missing=tuple(method for method in comparison.methods if thresholds and method.pair.new is None),
+        unreadable=unreadable,
         nothing_compared=not comparison.compared,
     )
 
