@@ -12,6 +12,7 @@ from peprof.errors import PeprofError
 from peprof.reports import versions
 from peprof.reports.export import escaped, markdown_row
 from peprof.reports.versions import Shown
+from peprof.results.conditions import Difference
 from peprof.results.versions import Change, MethodChange
 
 #: Of the layout of what ``to_json`` gives.
@@ -120,7 +121,7 @@ def _method(shown: Shown, method: MethodChange) -> dict[str, Any]:
     }
 
 
-def _difference(one: versions.Difference) -> dict[str, str]:
+def _difference(one: Difference) -> dict[str, str]:
     return {"condition": one.condition, "base": one.first, "new": one.here}
 
 

@@ -6,16 +6,22 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
+from rich.segment import Segment, Segments
+from rich.style import Style
 
 from peprof.reports import versions
 from peprof.reports.terminal import INDENT, is_plain, said, say
 from peprof.reports.versions import HEADS, Shown
+from peprof.results.versions import Mark, MethodChange
 
 _GAP = "  "
 _LEFT = ("method", "metric", "mark")  # numbers stand to the right
 _DROPPED_FIRST = ("interval", "difference", "ratio")  # where it is too narrow
-_MARK_STYLES = {"better": "bold green", "worse": "bold red", "unclear": "yellow"}
+_MARK_STYLES = {
+    "better": Style.parse("bold green"),
+    "worse": Style.parse("bold red"),
+    "unclear": Style.parse("yellow"),
+}
 _VERDICT_STYLES = {0: "bold green", 1: "bold red", 3: "bold red", 4: "bold yellow"}
 
 
@@ -41,11 +47,7 @@ def print_versions(console: Console, shown: Shown) -> None:
 
 
 def _print_table(console: Console, shown: Shown) -> list[str]:
-    lines = [
-        (cells, change.mark)
-        for method in shown.comparison.compared
-        for cells, change in _of_method(shown, method)
-    ]
+    lines = [line for method in shown.comparison.compared for line in _of_method(shown, method)]
     if not lines:
         console.print()
         say(console, "Nothing changed beyond noise." if shown.comparison.compared else "Nothing to show.", "")
@@ -55,21 +57,24 @@ def _print_table(console: Console, shown: Shown) -> list[str]:
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     places, left_out = _that_fit(widths, console.width - INDENT)
     rule = "-" if is_plain(console) else "─"
-    text = Text("\n")
-    text.append(_line(table[0], widths, places), "bold")
-    text.append(" " * INDENT + rule * (sum(widths[p] for p in places) + len(_GAP) * (len(places) - 1)) + "\n")
+    width = sum(widths[place] for place in places) + len(_GAP) * (len(places) - 1)
+    # Laid out here and printed as it is: a table of rich's takes a second for a thousand lines.
+    segments = [
+        Segment("\n"),
+        Segment(_line(table[0], widths, places), Style.parse("bold")),
+        Segment(f"{' ' * INDENT}{rule * width}\n"),
+    ]
     for cells, (_, mark) in zip(table[1:], lines, strict=True):
-        text.append(_line(cells, widths, places), _MARK_STYLES.get(mark, ""))
-    console.print(text, soft_wrap=True)
+        segments.append(Segment(_line(cells, widths, places), _MARK_STYLES.get(mark)))
+    console.print(Segments([*segments, Segment("\n")]), end="")
     return left_out
 
 
-def _of_method(shown: Shown, method: versions.MethodChange) -> list[tuple[tuple[str, ...], versions.Change]]:
-    """The lines of a method, its name in the first alone."""
-    changes = shown.changes(method)
+def _of_method(shown: Shown, method: MethodChange) -> list[tuple[tuple[str, ...], Mark]]:
+    """The lines of a method with their marks; its name stands in the first alone."""
     return [
-        (versions.cells("" if place else method.pair.name, change), change)
-        for place, change in enumerate(changes)
+        (versions.cells("" if place else method.pair.name, change), change.mark)
+        for place, change in enumerate(shown.changes(method))
     ]
 
 
