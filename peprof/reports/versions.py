@@ -62,7 +62,7 @@ class Shown:
             change
             for change in method.changes.values()
             if (change.is_known or change.measure.name in wanted)
-            and not (self.only_changed and change.mark in ("same", "unavailable"))
+            and not (self.only_changed and (change.mark in ("same", "unavailable") or change.difference == 0))
         ]
 
 
@@ -120,7 +120,9 @@ def _interval_cell(change: Change) -> str:
         return "exact"
     if change.interval is None:
         return MISSING
-    return f"{difference_cell(change, change.interval.low)} … {difference_cell(change, change.interval.high)}"
+    return (
+        f"{difference_cell(change, change.interval.low)} to {difference_cell(change, change.interval.high)}"
+    )
 
 
 def heads(comparison: VersionComparison) -> tuple[str, ...]:
