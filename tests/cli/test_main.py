@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ def results(tmp_path: Path) -> Path:
     store = ResultStore(tmp_path / "results" / "sst2")
     for label in ("full", "lora"):
         store.write(make_record(label, short=make_short(), full=make_full()))
+    for version in ("main", "branch"):
+        shutil.copytree(tmp_path / "results" / "sst2", tmp_path / "results" / version)
     return tmp_path
 
 
