@@ -1,4 +1,4 @@
-"""``peprof compare`` answers at once, however much was measured: 10,000 records, as a table and as two versions."""
+"""``peprof compare`` answers at once, however much was measured: 10,000 records, in tables or as versions."""
 
 from __future__ import annotations
 

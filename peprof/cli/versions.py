@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peprof.errors import UsageError
+from peprof.errors import PeprofError
 
 if TYPE_CHECKING:
     from peprof.reports.versions import Shown
@@ -86,7 +86,7 @@ def _load(place: Path) -> StoreContents:
     return contents
 
 
-def _show(shown: Shown, output_format: str, problems: Sequence[UsageError]) -> None:
+def _show(shown: Shown, output_format: str, problems: Sequence[PeprofError]) -> None:
     from peprof.reports.versions_export import to_csv, to_json, to_markdown
 
     if output_format == "markdown":

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from peprof.results.statistics import Interval
 from peprof.results.student import two_sided_p, two_sided_quantile
@@ -89,7 +90,7 @@ def squares_of_answers(answers: Sequence[int], examples: int) -> MeanSquares:
         answers: of each seed, at least two.
         examples: how many, at least 2.
     """
-    planes = _planes(answers)
+    planes = _planes(tuple(answers))
     sums = [own.bit_count() for own in answers]
     return _mean_squares(sums, _products(planes, planes), sum(sums), examples)
 
@@ -102,13 +103,14 @@ def squares_of_differences(first: Sequence[int], second: Sequence[int], examples
         examples: how many, at least 2.
     """
     pairs = list(zip(first, second, strict=True))
-    left, right = _planes(first), _planes(second)
+    left, right = _planes(tuple(first)), _planes(tuple(second))
     squares = _products(left, left) - 2 * _products(left, right) + _products(right, right)
     ones = sum((a ^ b).bit_count() for a, b in pairs)
     return _mean_squares([a.bit_count() - b.bit_count() for a, b in pairs], squares, ones, examples)
 
 
-def _planes(answers: Sequence[int]) -> list[int]:
+@lru_cache(maxsize=256)  # each method of a table is held against each other
+def _planes(answers: tuple[int, ...]) -> tuple[int, ...]:
     """How many seeds are right, for all examples at once: bit i of the n-th number is bit n of example i's.
 
     Seeds are added one by one as a row of adders does: so two methods' sums over their seeds cost a few
@@ -120,7 +122,7 @@ def _planes(answers: Sequence[int]) -> list[int]:
             planes[place], carry = plane ^ carry, plane & carry
         if carry:
             planes.append(carry)
-    return planes
+    return tuple(planes)
 
 
 def _products(first: Sequence[int], second: Sequence[int]) -> int:

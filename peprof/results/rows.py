@@ -14,7 +14,7 @@ from peprof.results.progress_curves import Curve, Reached, curve_of
 from peprof.results.record import Evaluation, Failure, FullResult, RunRecord, Status
 from peprof.results.scores import Score, noise_of_seeds, score_of, with_noise_of_seeds
 from peprof.results.statistics import Quartiles, median
-from peprof.results.work_figures import InferenceFigures, inference_figures, work_figures
+from peprof.results.work_figures import InferenceFigures, inference_figures, step_rate
 from peprof.suite.metrics import METRICS, Metric
 
 
@@ -313,7 +313,7 @@ def _row(runs: Sequence[RunRecord]) -> Row:
 
 
 def _work(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    steps = [found.step for run in runs if (found := work_figures(run.short)) is not None]
+    steps = [found for run in runs if (found := step_rate(run.short)) is not None]
     return {
         "flops": _middle(step.flops for step in steps),
         "flops_per_s": _middle(step.flops_per_s for step in steps),

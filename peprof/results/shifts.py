@@ -168,13 +168,18 @@ def compare_samples(base: Sequence[Sample], new: Sequence[Sample]) -> Shift:
     Args:
         base, new: one for each run, at least one.
     """
-    mean = _mean(new) - _mean(base)
+    means = _mean(base), _mean(new)
+    mean = means[1] - means[0]
     within = _within(base, new)
     terms = [] if within is None else [(within.standard_error**2, within.degrees_of_freedom)]
     freedom = len(base) + len(new) - 2
     over_runs = freedom >= (1 if terms else FEWEST_FREEDOM)
     if over_runs:
-        squares = math.fsum((one.log_median - _mean(side)) ** 2 for side in (base, new) for one in side)
+        squares = math.fsum(
+            (one.log_median - middle) ** 2
+            for side, middle in zip((base, new), means, strict=True)
+            for one in side
+        )
         terms.append((squares / freedom * (1 / len(base) + 1 / len(new)), float(freedom)))
     return Shift(
         ratio=_exp(mean), log_estimate=_estimate(mean, terms) if terms else None, over_runs=over_runs

@@ -60,9 +60,10 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def _quantile_of_sorted(ordered: Sequence[float], share: float) -> float:
     position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    below = int(position)
+    if below == position:
+        return ordered[below]
+    return ordered[below] + (ordered[below + 1] - ordered[below]) * (position - below)
 
 
 def median(values: Sequence[float]) -> float:
