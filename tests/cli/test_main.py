@@ -22,8 +22,6 @@ def results(tmp_path: Path) -> Path:
     store = ResultStore(tmp_path / "results" / "sst2")
     for label in ("full", "lora"):
         store.write(make_record(label, short=make_short(), full=make_full()))
-    for version in ("main", "branch"):
-        shutil.copytree(tmp_path / "results" / "sst2", tmp_path / "results" / version)
     return tmp_path
 
 
@@ -49,6 +47,8 @@ def readme_commands(name: str) -> list[str]:
 
 @pytest.mark.parametrize("line", readme_commands("compare"))
 def test_readmes_compare_commands_work(results: Path, line: str) -> None:
+    for version in ("main", "branch"):
+        shutil.copytree(results / "results" / "sst2", results / "results" / version)
     arguments = shlex.split(line)[1:]
     done = subprocess.run(
         [sys.executable, "-m", "peprof", *arguments], cwd=results, capture_output=True, text=True, check=False
