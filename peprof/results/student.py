@@ -11,7 +11,9 @@ from statistics import NormalDist
 
 _TINY = 1e-300  # stands for 0 where it would be divided by
 _PRECISION = 1e-15
-_PRECISE_ENOUGH = 1e-10  # of a quantile
+# The last step to a quantile, as a share of it: what is left is about its square.
+_PRECISE_ENOUGH = 1e-6
+_EXPANDED_FROM = 3.0
 _MOST_TERMS = 10_000
 # From here on t and the normal distribution agree to six digits, and the fraction below grows long.
 _NORMAL_FROM = 1e6
@@ -72,8 +74,8 @@ def two_sided_quantile(confidence: float, degrees_of_freedom: float) -> float:
     if degrees_of_freedom >= _NORMAL_FROM:
         return normal
     # Newton's method. Beyond 0 the probability falls ever more slowly, so that from below the value each step
-    # ends below it again; and the normal distribution's, corrected to first order, lies below.
-    value = normal + (normal**3 + normal) / (4 * degrees_of_freedom) if degrees_of_freedom > 2 else normal
+    # ends below it again, and from above the first one does.
+    value = _expanded(normal, degrees_of_freedom) if degrees_of_freedom >= _EXPANDED_FROM else normal
     for _ in range(_MOST_TERMS):
         step = (two_sided_p(value, degrees_of_freedom) - (1 - confidence)) / (
             2 * _density(value, degrees_of_freedom)
@@ -82,6 +84,17 @@ def two_sided_quantile(confidence: float, degrees_of_freedom: float) -> float:
         if abs(step) <= _PRECISE_ENOUGH * value:
             break
     return value
+
+
+def _expanded(z: float, degrees_of_freedom: float) -> float:
+    """Student's quantile from the normal distribution's (Abramowitz & Stegun 26.7.5)."""
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees_of_freedom**power for power, term in enumerate(terms, start=1))
 
 
 def _density(t: float, degrees_of_freedom: float) -> float:
