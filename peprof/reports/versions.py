@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -282,6 +283,8 @@ def failures(comparison: VersionComparison) -> list[str]:
     ]
 
 
-def as_pair(interval: Interval | None) -> list[float] | None:
-    """An interval's ends, for files."""
-    return None if interval is None else [interval.low, interval.high]
+def as_pair(interval: Interval | None) -> list[float | None] | None:
+    """An interval's ends, for files, of which some know no infinity: ``None`` where there is no end."""
+    if interval is None:
+        return None
+    return [end if math.isfinite(end) else None for end in (interval.low, interval.high)]

@@ -131,19 +131,29 @@ def modified_z_scores(values: Sequence[float]) -> list[float]:
     Raises:
         ValueError: no values.
     """
-    middle = median(values)
-    distances = [abs(value - middle) for value in values]
-    scale = median(distances) / _MAD_SCALE or math.fsum(distances) / len(distances) * _MEAN_AD_SCALE
+    middle, scale = _robust_scale(values)
     if scale == 0:
         return [0.0] * len(values)
     return [(value - middle) / scale for value in values]
+
+
+def _robust_scale(values: Sequence[float]) -> tuple[float, float]:
+    """The median, and what stands for the standard deviation."""
+    middle = median(values)
+    distances = [abs(value - middle) for value in values]
+    scale = median(distances) / _MAD_SCALE or math.fsum(distances) / len(distances) * _MEAN_AD_SCALE
+    return middle, scale
 
 
 def outliers(values: Sequence[float], *, threshold: float = OUTLIER_THRESHOLD) -> tuple[int, ...]:
     """Positions of the values whose modified z-score lies beyond the threshold, in order."""
     if not values:
         return ()
-    return tuple(i for i, score in enumerate(modified_z_scores(values)) if abs(score) > threshold)
+    middle, scale = _robust_scale(values)
+    limit = threshold * scale
+    if max(values) - middle <= limit and middle - min(values) <= limit:
+        return ()  # mostly: spares looking at each
+    return tuple(place for place, value in enumerate(values) if abs(value - middle) > limit)
 
 
 def rate(amount: float, seconds: float) -> float:

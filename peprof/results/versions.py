@@ -214,11 +214,7 @@ def _rate_change(measure: Measure, steps: Change, pair: Pair) -> Change:
     if base is None or new is None:
         return change
     scale = new / base * (steps.ratio or 1.0)  # 1, unless another batch size is let pass
-    inverse = (
-        Interval(low=scale / steps.ratio_interval.high, high=scale / steps.ratio_interval.low)
-        if steps.ratio_interval is not None
-        else None
-    )
+    inverse = _inverse(steps.ratio_interval, scale)
     return replace(
         change,
         difference=new - base,
@@ -228,6 +224,13 @@ def _rate_change(measure: Measure, steps: Change, pair: Pair) -> Change:
         mark=_mark(measure, inverse, 1.0),
         judged_by=steps.judged_by,
     )
+
+
+def _inverse(ratio: Interval | None, scale: float) -> Interval | None:
+    """The interval of ``scale`` over what a ratio may be; one that reaches 0 makes it endless."""
+    if ratio is None:
+        return None
+    return Interval(low=scale / ratio.high, high=scale / ratio.low if ratio.low > 0 else math.inf)
 
 
 def _batch_size(unit: Unit | None) -> int | None:

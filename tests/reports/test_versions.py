@@ -219,6 +219,20 @@ def test_json_has_all_values_with_their_units():
     assert lora["step_time"]["ratio_interval"][0] < 1.08 < lora["step_time"]["ratio_interval"][1]
 
 
+def test_json_is_valid_where_an_interval_has_no_end():
+    """Two runs against one, as different as can be: all that is known is that nothing is."""
+    runs = [
+        make_record("lora", seed=seed, short=make_short(step_ms=[ms] * 5))
+        for seed, ms in enumerate((1, 1e300))
+    ]
+    text = to_json(shown(runs[:1], runs))
+    assert "Infinity" not in text and "NaN" not in text
+    metrics = {one["metric"]: one for one in json.loads(text)["methods"][0]["metrics"]}
+    assert metrics["step_time"]["ratio_interval"][1] is None and metrics["step_time"]["mark"] == "same"
+    assert metrics["samples_per_second"]["ratio_interval"][1] is None
+    assert "inf" in printed(shown(runs[:1], runs))
+
+
 def test_csv_has_a_line_a_metric():
     rows = list(csv.DictReader(io.StringIO(to_csv(compared()))))
     by_name = {(row["method"], row["metric"]): row for row in rows}
