@@ -173,6 +173,20 @@ def test_a_full_disk_is_no_verdict(place):
     assert done.returncode == 5 and "Traceback" not in done.stderr
 
 
+def test_nothing_slow_is_imported(place):
+    code = (
+        "import sys, contextlib, io\n"
+        "from peprof.cli import main\n"
+        "sys.argv = ['peprof', 'compare', 'base', 'slow']\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n    main()\n"
+        "print(*sorted({'torch', 'numpy', 'pandas', 'scipy', 'sklearn', 'plotly'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+
+
 def workflow():
     """README's GitHub Actions workflow."""
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
