@@ -1,7 +1,7 @@
 """One tree of errors: each carries the command's exit code and a hint on what to do next.
 
-Exit codes: 0 fine, 2 usage (a suite, an option, an input), 3 a run failed, 5 results that can't be written or
-read, 130 interrupted, 143 terminated; 1 and 4 are kept for regressions and results that can't be compared.
+Exit codes: 0 fine, 1 a regression, 2 usage (a suite, an option, an input), 3 a run failed, 4 results that
+can't be compared, 5 results that can't be written or read, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations

@@ -1,18 +1,44 @@
-"""``peprof compare``: stored results as a leaderboard."""
+"""``peprof compare``: stored results as a leaderboard, or one version against another."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from peprof.cli.reading import nothing_found, warned
+from peprof.cli.versions import VersionOptions, show_versions
 from peprof.errors import UsageError
 
 FORMATS = ("rich", "markdown", "json", "csv")
 
 
 @click.command()
-@click.argument("directories", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("directories", metavar="[DIR]... | BASE NEW", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--together", is_flag=True, help="Show two directories as leaderboards, as any other number of them."
+)
+@click.option(
+    "--fail-on",
+    metavar="METRIC:LIMIT,...",
+    help="End with 1 if a metric of NEW is worse by as much and by more than noise: "
+    "step_time:5%,peak_allocated:2%,accuracy:1pt. 'metric' is what the suite is judged by.",
+)
+@click.option(
+    "--ignore",
+    metavar="CONDITION,...",
+    multiple=True,
+    help="Let BASE and NEW differ in these: torch, transformers, driver, CUDA, threads, device name, "
+    "options (of methods) ...",
+)
+@click.option("--only-changed", is_flag=True, help="Leave out the metrics of NEW that are as in BASE.")
+@click.option(
+    "--confidence",
+    metavar="SHARE",
+    type=click.FloatRange(0.5, 1, max_open=True),
+    help="Of the intervals that BASE and NEW are compared by.  [default: 0.99]",
+)
 @click.option(
     "--sort",
     metavar="COLUMN",
@@ -66,6 +92,62 @@ FORMATS = ("rich", "markdown", "json", "csv")
 )
 def compare(
     directories: tuple[Path, ...],
+    together: bool,
+    fail_on: str | None,
+    ignore: tuple[str, ...],
+    only_changed: bool,
+    confidence: float | None,
+    sort: str | None,
+    columns: str | None,
+    group_by: str | None,
+    against: str | None,
+    target: float | None,
+    curves: Path | None,
+    output_format: str,
+) -> int:
+    """Shows the results in DIR (results, unless given) as leaderboards.
+
+    A DIR is what 'peprof run --results' wrote, or a directory that holds several of those. Rows that were not
+    measured under the same conditions stand in separate tables, with the reason.
+
+    Exactly two, directories or record.json files, are two versions: each metric of NEW is held against that
+    of BASE, method by method. The command then ends with 1 for a regression (see --fail-on), 3 for a run that
+    failed in NEW and not in BASE, 4 for what can't be compared, and 0 otherwise.
+    """
+    from peprof.results.collecting import without_collecting
+
+    options = VersionOptions(fail_on=fail_on, ignore=ignore, confidence=confidence, only_changed=only_changed)
+    of_boards = {
+        "--sort": sort, "--columns": columns, "--group-by": group_by, "--against": against,
+        "--target": target, "--curves": curves,
+    }  # fmt: skip
+    with without_collecting():
+        if len(directories) == 2 and not together:
+            _refuse([name for name, value in of_boards.items() if value is not None], "leaderboards")
+            return show_versions(*directories, options, output_format)
+        _refuse(options.given, "two versions")
+        _show_boards(directories, sort, columns, group_by, against, target, curves, output_format)
+    return 0
+
+
+def _refuse(names: Sequence[str], kind: str) -> None:
+    """Says of options that they mean nothing here.
+
+    Raises:
+        UsageError: there are any.
+    """
+    if not names:
+        return
+    hint = (
+        "Two directories are compared as versions: lay them together with --together."
+        if kind == "leaderboards"
+        else "Give exactly two directories or record files, BASE and NEW, without --together."
+    )
+    raise UsageError(f"{', '.join(names)}: only for {kind}", hint=hint)
+
+
+def _show_boards(
+    directories: tuple[Path, ...],
     sort: str | None,
     columns: str | None,
     group_by: str | None,
@@ -75,11 +157,6 @@ def compare(
     curves: Path | None,
     output_format: str,
 ) -> None:
-    """Shows the results in DIR (results, unless given) as leaderboards.
-
-    A DIR is what 'peprof run --results' wrote, or a directory that holds several of those. Rows that were not
-    measured under the same conditions stand in separate tables, with the reason.
-    """
     # Imported here, so that 'peprof --help' doesn't pay for them.
     from peprof.reports.columns import columns_named, sort_rows
     from peprof.reports.export import to_csv, to_json, to_markdown
@@ -96,9 +173,7 @@ def compare(
 
         check_plot_file(curves)
     searched = directories or (Path("results"),)
-    contents = load_records(*searched)
-    for problem in contents.problems:
-        click.echo(f"Warning: left out {problem.message}\n  {problem.hint}", err=True)
+    contents = warned(load_records(*searched))
     if not contents.records:
         raise nothing_found(searched, damaged=len(contents.problems))
     boards = leaderboards(
@@ -121,15 +196,3 @@ def compare(
         from peprof.reports.leaderboard import print_leaderboards, results_console
 
         print_leaderboards(results_console(), boards, columns=chosen)
-
-
-def nothing_found(searched: tuple[Path, ...], *, damaged: int) -> UsageError:
-    """What to say where there is no result to show."""
-    places = ", ".join(f"'{place}'" for place in searched)
-    if damaged:
-        message = f"none of the {damaged} results in {places} can be read"
-        return UsageError(message, hint="The warnings above say why.")
-    return UsageError(
-        f"there are no results in {places}",
-        hint="Measure something first: 'peprof run quickstart --results results'; or name another directory.",
-    )

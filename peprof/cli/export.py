@@ -38,7 +38,7 @@ def export(directories: tuple[Path, ...], target: Path, aggregate: bool, columns
       peprof export results/sst2 --to sst2.md --aggregate
     """
     # Imported here, so that 'peprof --help' doesn't pay for them.
-    from peprof.cli.compare import nothing_found
+    from peprof.cli.reading import nothing_found
     from peprof.reports.collection import collect, columns_named
     from peprof.reports.collection_file import FOR_PEOPLE, check_export_file, write_collection
     from peprof.results.located import load_located, without_copies

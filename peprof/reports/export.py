@@ -43,36 +43,38 @@ def _markdown_board(board: Leaderboard, columns: Sequence[Column], number: int, 
     quiet = [*notes.footnotes(board, shown=[column.key for column in columns]), *notes.failures(board)]
     return "\n".join(
         [
-            f"### {_escaped(notes.heading(board, number, count))}",
+            f"### {escaped(notes.heading(board, number, count))}",
             "",
-            _escaped(notes.SEPARATOR.join(notes.main_conditions(board))),
+            escaped(notes.SEPARATOR.join(notes.main_conditions(board))),
             "",
-            *(line for text in loud for line in (f"> **{_escaped(text)}**", "")),
-            _markdown_row(" ".join(column.heading(board)) for column in columns),
-            _markdown_row("---:" if column.numeric else "---" for column in columns),
+            *(line for text in loud for line in (f"> **{escaped(text)}**", "")),
+            markdown_row(" ".join(column.heading(board)) for column in columns),
+            markdown_row("---:" if column.numeric else "---" for column in columns),
             *(
-                _markdown_row(_markdown_cell(column.cell(row, board)) for column in columns)
+                markdown_row(_markdown_cell(column.cell(row, board)) for column in columns)
                 for row in board.rows
             ),
             "",
-            *(f"- {_escaped(text)}" for text in quiet),
+            *(f"- {escaped(text)}" for text in quiet),
             "",
         ]
     )
 
 
-def _markdown_row(cells: Iterable[str]) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
+    """A line of a table."""
     return f"| {' | '.join(cells)} |"
 
 
 def _markdown_cell(cell: Cell) -> str:
     if not cell.best:
-        return _escaped(cell.text)
-    best, *others = (_escaped(part.strip()) for part in cell.parts)
+        return escaped(cell.text)
+    best, *others = (escaped(part.strip()) for part in cell.parts)
     return " ".join([f"**{best}**", *others])
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text in which nothing is taken for markup, in one line."""
     for special in "\\|*`<":
         text = text.replace(special, f"\\{special}")
     return text.replace("\n", " ")

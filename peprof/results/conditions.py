@@ -14,6 +14,13 @@ from peprof.suite.schema import DataConfig, TrainConfig
 # The data's name says nothing once its fingerprint is known: equal data may go by several names.
 _NAME, _FINGERPRINT = "data", "data fingerprint"
 
+#: All that there are; which of them a run knows depends on what it was asked and how far it got.
+CONDITIONS = (
+    "model", "weights", "dtype", "attention", _NAME, "batch size", "max length", "task", "optimizer",
+    "gradient clipping", "device", "phases", "training", "schedule", "geometry", "attention kernel",
+    _FINGERPRINT, "device name", "torch", "transformers", "threads", "driver", "CUDA", "memory measured by",
+)  # fmt: skip
+
 
 def asked_conditions(spec: RunSpec) -> dict[str, str]:
     """The conditions that a spec alone decides: known of every run, however it ended.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from peprof.results.statistics import Interval
 from peprof.results.student import two_sided_p, two_sided_quantile
@@ -89,8 +90,9 @@ def squares_of_answers(answers: Sequence[int], examples: int) -> MeanSquares:
         answers: of each seed, at least two.
         examples: how many, at least 2.
     """
-    products = [[(own & other).bit_count() for other in answers] for own in answers]
-    return _mean_squares([own.bit_count() for own in answers], products, examples)
+    planes = _planes(tuple(answers))
+    sums = [own.bit_count() for own in answers]
+    return _mean_squares(sums, _products(planes, planes), sum(sums), examples)
 
 
 def squares_of_differences(first: Sequence[int], second: Sequence[int], examples: int) -> MeanSquares:
@@ -101,23 +103,51 @@ def squares_of_differences(first: Sequence[int], second: Sequence[int], examples
         examples: how many, at least 2.
     """
     pairs = list(zip(first, second, strict=True))
-    products = [
-        [
-            (a & c).bit_count() - (a & d).bit_count() - (b & c).bit_count() + (b & d).bit_count()
-            for c, d in pairs
-        ]
-        for a, b in pairs
-    ]
-    return _mean_squares([a.bit_count() - b.bit_count() for a, b in pairs], products, examples)
+    left, right = _planes(tuple(first)), _planes(tuple(second))
+    squares = _products(left, left) - 2 * _products(left, right) + _products(right, right)
+    ones = sum((a ^ b).bit_count() for a, b in pairs)
+    return _mean_squares([a.bit_count() - b.bit_count() for a, b in pairs], squares, ones, examples)
 
 
-def _mean_squares(sums: Sequence[int], products: Sequence[Sequence[int]], examples: int) -> MeanSquares:
-    """From each seed's sum over the examples, and each two seeds' sum of products: two-way, no repetition."""
+@lru_cache(maxsize=256)  # each method of a table is held against each other
+def _planes(answers: tuple[int, ...]) -> tuple[int, ...]:
+    """How many seeds are right, for all examples at once: bit i of the n-th number is bit n of example i's.
+
+    Seeds are added one by one as a row of adders does: so two methods' sums over their seeds cost a few
+    operations for each seed, and not for each two of them.
+    """
+    planes: list[int] = []
+    for carry in answers:
+        for place, plane in enumerate(planes):
+            planes[place], carry = plane ^ carry, plane & carry
+        if carry:
+            planes.append(carry)
+    return tuple(planes)
+
+
+def _products(first: Sequence[int], second: Sequence[int]) -> int:
+    """The sum over the examples of the product of two methods' numbers of seeds that are right."""
+    return sum(
+        (one & other).bit_count() << (place + another)
+        for place, one in enumerate(first)
+        for another, other in enumerate(second)
+    )
+
+
+def _mean_squares(sums: Sequence[int], of_sums: int, of_values: int, examples: int) -> MeanSquares:
+    """From each seed's sum over the examples: two-way, no repetition.
+
+    Args:
+        sums: of each seed.
+        of_sums: over the examples, of the square of the sum over seeds.
+        of_values: over all, of the squares.
+        examples: how many.
+    """
     seeds, whole = len(sums), sum(sums)
     level = whole * whole / (seeds * examples)
     of_seeds = sum(value * value for value in sums) / examples - level
-    of_examples = sum(map(sum, products)) / seeds - level
-    rest = sum(products[seed][seed] for seed in range(seeds)) - level - of_seeds - of_examples
+    of_examples = of_sums / seeds - level
+    rest = of_values - level - of_seeds - of_examples
     return MeanSquares(
         mean=whole / (seeds * examples),
         of_seeds=max(of_seeds, 0.0) / (seeds - 1),

@@ -25,7 +25,7 @@ class Tested:
         test: ``mcnemar``: one seed, the examples' noise alone; ``crossed``: several seeds, the noise of seeds
             and examples; ``seeds``: the paired t test, the seeds' noise alone.
         difference: mean over what they have in common.
-        interval: 95 %.
+        interval: 95 %, unless asked otherwise.
         p_value: of no difference, two-sided; for this pair alone.
         seeds: that they have in common.
     """
@@ -38,7 +38,12 @@ class Tested:
 
 
 def compare_answers(
-    first: Sequence[int], second: Sequence[int], examples: int, noise: SeedNoise | None
+    first: Sequence[int],
+    second: Sequence[int],
+    examples: int,
+    noise: SeedNoise | None,
+    *,
+    confidence: float = 0.95,
 ) -> Tested:
     """Tests the difference of two methods' shares of right answers.
 
@@ -51,6 +56,7 @@ def compare_answers(
             example i is right.
         examples: how many, at least 2.
         noise: of the seeds; not needed for one seed.
+        confidence: of the interval.
 
     Raises:
         ValueError: several seeds without ``noise``.
@@ -60,11 +66,11 @@ def compare_answers(
         return Tested(
             test="mcnemar",
             difference=(only_first - only_second) / examples,
-            interval=matched_interval(only_first, only_second, examples),
+            interval=matched_interval(only_first, only_second, examples, confidence=confidence),
             p_value=mcnemar_p(only_first, only_second),
             seeds=1,
         )
-    return _tested("crossed", _crossed(first, second, examples, noise), len(first))
+    return _tested("crossed", _crossed(first, second, examples, noise), len(first), confidence)
 
 
 def p_of_answers(
@@ -95,8 +101,10 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * binomial_tail(min(only_first, only_second), only_first + only_second))
 
 
-def matched_interval(only_first: int, only_second: int, examples: int) -> Interval:
-    """95 % interval for the difference of two shares of the same examples.
+def matched_interval(
+    only_first: int, only_second: int, examples: int, *, confidence: float = 0.95
+) -> Interval:
+    """Interval for the difference of two shares of the same examples.
 
     Wald's with half an example added to each of the four cells (Agresti & Min 2005, "Simple improved
     confidence intervals for comparing matched proportions").
@@ -104,17 +112,20 @@ def matched_interval(only_first: int, only_second: int, examples: int) -> Interv
     whole = examples + 2
     middle = (only_first - only_second) / whole
     discordant = (only_first + only_second + 1) / whole
-    half = two_sided_quantile(0.95, math.inf) * math.sqrt((discordant - middle * middle) / whole)
+    half = two_sided_quantile(confidence, math.inf) * math.sqrt((discordant - middle * middle) / whole)
     return Interval(low=max(middle - half, -1.0), high=min(middle + half, 1.0))
 
 
-def compare_seeds(first: Sequence[float], second: Sequence[float]) -> Tested | None:
+def compare_seeds(
+    first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95
+) -> Tested | None:
     """The paired t test over seeds; ``None`` for fewer than ``FEWEST_SEEDS``.
 
     All seeds answer the same examples: what other examples would say, it doesn't know.
 
     Args:
         first, second: values of the same seeds in the same order.
+        confidence: of the interval.
     """
     differences = [a - b for a, b in zip(first, second, strict=True)]
     count = len(differences)
@@ -123,12 +134,16 @@ def compare_seeds(first: Sequence[float], second: Sequence[float]) -> Tested | N
     mean = math.fsum(differences) / count
     variance = math.fsum((value - mean) ** 2 for value in differences) / (count - 1)
     found = Estimate(mean=mean, standard_error=math.sqrt(variance / count), degrees_of_freedom=count - 1.0)
-    return _tested("seeds", found, count)
+    return _tested("seeds", found, count, confidence)
 
 
-def _tested(test: TestName, found: Estimate, seeds: int) -> Tested:
+def _tested(test: TestName, found: Estimate, seeds: int, confidence: float) -> Tested:
     return Tested(
-        test=test, difference=found.mean, interval=found.interval(), p_value=found.p_value, seeds=seeds
+        test=test,
+        difference=found.mean,
+        interval=found.interval(confidence=confidence),
+        p_value=found.p_value,
+        seeds=seeds,
     )
 
 

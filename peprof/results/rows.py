@@ -14,7 +14,7 @@ from peprof.results.progress_curves import Curve, Reached, curve_of
 from peprof.results.record import Evaluation, Failure, FullResult, RunRecord, Status
 from peprof.results.scores import Score, noise_of_seeds, score_of, with_noise_of_seeds
 from peprof.results.statistics import Quartiles, median
-from peprof.results.work_figures import InferenceFigures, inference_figures, work_figures
+from peprof.results.work_figures import InferenceFigures, inference_figures, step_rate
 from peprof.suite.metrics import METRICS, Metric
 
 
@@ -196,13 +196,10 @@ def make_rows(records: Iterable[RunRecord]) -> list[Row]:
     Args:
         records: that may be compared: what seeds add to a score's noise is estimated from all of them.
     """
-    by_work: dict[str, list[RunRecord]] = {}
-    for record in records:
-        work = record.spec.model_copy(update={"seed": 0}).run_id
-        by_work.setdefault(work, []).append(record)
-    rows = [_row(sorted(runs, key=lambda run: run.spec.seed)) for runs in by_work.values()]
+    works = list(by_work(records).values())
+    rows = [_row(sorted(runs, key=lambda run: run.spec.seed)) for runs in works]
     noise = noise_of_seeds(row.accuracy for row in rows if row.accuracy)
-    variants = _variants([runs[0] for runs in by_work.values()])
+    variants = variants_of([runs[0] for runs in works])
     return [
         replace(
             row,
@@ -213,7 +210,21 @@ def make_rows(records: Iterable[RunRecord]) -> list[Row]:
     ]
 
 
-def _variants(records: Sequence[RunRecord]) -> list[str]:
+def by_work(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The runs by what they do: an id of it -> those that differ in nothing else than the seed."""
+    # A run's id holds a digest of all that decides its result, the seed left out, so runs with equal digests
+    # do the same. It is made anew all the same, once for each: an older peprof may have made it otherwise.
+    work_of: dict[tuple[str, str], str] = {}
+    works: dict[str, list[RunRecord]] = {}
+    for record in records:
+        made = (record.spec.method.label, record.run_id.rpartition("-")[2])
+        if made not in work_of:
+            work_of[made] = record.spec.model_copy(update={"seed": 0}).run_id
+        works.setdefault(work_of[made], []).append(record)
+    return works
+
+
+def variants_of(records: Sequence[RunRecord]) -> list[str]:
     """What tells rows of the same label apart; empty for a label that occurs once."""
     places: dict[str, list[int]] = {}
     for place, record in enumerate(records):
@@ -266,7 +277,7 @@ def _row(runs: Sequence[RunRecord]) -> Row:
         trainable_backbone=counts.trainable_backbone if counts else None,
         trainable_head=counts.trainable_head if counts else None,
         metric=METRICS[spec.data.judged_by[0]],
-        scores=_scores(runs),
+        scores=scores_of(runs),
         exact_match=_mean(_written_share(full, lambda last: last.exact_matches) for full in fulls),
         invalid=_mean(_written_share(full, lambda last: last.invalid) for full in fulls),
         curves=tuple(curve for run in runs if (curve := curve_of(run))),
@@ -302,7 +313,7 @@ def _row(runs: Sequence[RunRecord]) -> Row:
 
 
 def _work(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    steps = [found.step for run in runs if (found := work_figures(run.short)) is not None]
+    steps = [found for run in runs if (found := step_rate(run.short)) is not None]
     return {
         "flops": _middle(step.flops for step in steps),
         "flops_per_s": _middle(step.flops_per_s for step in steps),
@@ -350,7 +361,7 @@ def _middle_quartiles(
     )
 
 
-def _scores(runs: Sequence[RunRecord]) -> dict[str, Score]:
+def scores_of(runs: Sequence[RunRecord]) -> dict[str, Score]:
     """By metric; of each over the seeds that know it."""
     found = [(run.spec.seed, metric_figures(run)) for run in runs]
     names = dict.fromkeys(name for _, figures in found for name in figures)

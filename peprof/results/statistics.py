@@ -60,9 +60,10 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def _quantile_of_sorted(ordered: Sequence[float], share: float) -> float:
     position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    below = int(position)
+    if below == position:
+        return ordered[below]
+    return ordered[below] + (ordered[below + 1] - ordered[below]) * (position - below)
 
 
 def median(values: Sequence[float]) -> float:
@@ -130,19 +131,29 @@ def modified_z_scores(values: Sequence[float]) -> list[float]:
     Raises:
         ValueError: no values.
     """
-    middle = median(values)
-    distances = [abs(value - middle) for value in values]
-    scale = median(distances) / _MAD_SCALE or math.fsum(distances) / len(distances) * _MEAN_AD_SCALE
+    middle, scale = _robust_scale(values)
     if scale == 0:
         return [0.0] * len(values)
     return [(value - middle) / scale for value in values]
+
+
+def _robust_scale(values: Sequence[float]) -> tuple[float, float]:
+    """The median, and what stands for the standard deviation."""
+    middle = median(values)
+    distances = [abs(value - middle) for value in values]
+    scale = median(distances) / _MAD_SCALE or math.fsum(distances) / len(distances) * _MEAN_AD_SCALE
+    return middle, scale
 
 
 def outliers(values: Sequence[float], *, threshold: float = OUTLIER_THRESHOLD) -> tuple[int, ...]:
     """Positions of the values whose modified z-score lies beyond the threshold, in order."""
     if not values:
         return ()
-    return tuple(i for i, score in enumerate(modified_z_scores(values)) if abs(score) > threshold)
+    middle, scale = _robust_scale(values)
+    limit = threshold * scale
+    if max(values) - middle <= limit and middle - min(values) <= limit:
+        return ()  # mostly: spares looking at each
+    return tuple(place for place, value in enumerate(values) if abs(value - middle) > limit)
 
 
 def rate(amount: float, seconds: float) -> float:

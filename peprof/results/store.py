@@ -30,6 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 from peprof.breakdown.values import StepProfile
 from peprof.errors import StoreError, UsageError
 from peprof.results.atomic import TEMPORARY_SUFFIX, remove_temporary_files, replacing
+from peprof.results.collecting import without_collecting
 from peprof.results.record import FORMAT_VERSION, Predictions, RunRecord, TrainingHistory
 
 RECORD_FILE = "record.json"
@@ -195,15 +196,27 @@ class ResultStore:
             StoreError: the directory itself can't be listed.
         """
         records, problems = [], []
-        for run_id in self._run_ids():
-            try:
-                record = self.read(run_id)
-            except StoreError as problem:
-                problems.append(problem)
-                continue
-            if record is not None:
-                records.append(record)
+        with without_collecting():
+            for run_id in self._run_ids():
+                record = self._read_sound(run_id)
+                if record is None:
+                    try:
+                        record = self.read(run_id)
+                    except StoreError as problem:
+                        problems.append(problem)
+                        continue
+                if record is not None:
+                    records.append(record)
         return StoreContents(records=tuple(records), problems=tuple(problems))
+
+    def _read_sound(self, run_id: str) -> RunRecord | None:
+        """The record of a run where nothing is wrong with it; ``None``, and no reason, for any other."""
+        try:
+            with open(f"{self.directory}/{_RUNS}/{run_id}/{RECORD_FILE}", "rb") as file:  # noqa: PTH123 - a Path costs more than the reading
+                record = RunRecord.model_validate_json(file.read())
+        except (OSError, ValidationError):
+            return None
+        return record if record.run_id == run_id and record.format_version <= FORMAT_VERSION else None
 
     def records(self) -> list[RunRecord]:
         """The readable records in the order of their run ids; see ``scan`` for those that aren't."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from peprof.results.record import InferenceCostResult, InferenceResult, ShortResult, StepTimes
+from peprof.results.record import InferenceCostResult, InferenceResult, ShortResult, StepTimes, WorkResult
 from peprof.results.statistics import median
 
 
@@ -52,41 +53,58 @@ def work_figures(short: ShortResult | None) -> WorkFigures | None:
     """
     if short is None or short.work is None:
         return None
-    work, seconds = short.work, _medians(short.times)
-
-    def rate(phase: str, flops: int, bytes_accessed: int) -> PhaseRate:
-        taken = seconds.get(phase)
-        achieved = flops / taken if taken else None
-        peak = work.peak_flops_per_s
-        return PhaseRate(
-            phase=phase,
-            flops=flops,
-            bytes_accessed=bytes_accessed,
-            seconds=taken,
-            flops_per_s=achieved,
-            mfu=achieved / peak if achieved is not None and peak else None,
-        )
-
-    phases = tuple(rate(one.phase, one.flops, one.bytes_accessed) for one in work.phases)
+    work, samples = short.work, _samples(short.times)
     return WorkFigures(
-        step=rate("step", sum(one.flops for one in phases), sum(one.bytes_accessed for one in phases)),
-        phases=phases,
+        step=_whole_step(work, samples),
+        phases=tuple(
+            _rate(one.phase, one.flops, one.bytes_accessed, samples, work.peak_flops_per_s)
+            for one in work.phases
+        ),
         peak_words=work.peak_words,
         uncounted=work.uncounted,
     )
 
 
-def _medians(times: StepTimes | None) -> dict[str, float]:
+def step_rate(short: ShortResult | None) -> PhaseRate | None:
+    """Of ``work_figures`` the whole step alone, for tables of many runs."""
+    if short is None or short.work is None:
+        return None
+    return _whole_step(short.work, _samples(short.times))
+
+
+def _whole_step(work: WorkResult, samples: Mapping[str, Sequence[float]]) -> PhaseRate:
+    flops = sum(one.flops for one in work.phases)
+    bytes_accessed = sum(one.bytes_accessed for one in work.phases)
+    return _rate("step", flops, bytes_accessed, samples, work.peak_flops_per_s)
+
+
+def _rate(
+    phase: str, flops: int, bytes_accessed: int, samples: Mapping[str, Sequence[float]], peak: float | None
+) -> PhaseRate:
+    known = samples.get(phase)
+    seconds = median(known) if known else None
+    achieved = flops / seconds if seconds else None
+    return PhaseRate(
+        phase=phase,
+        flops=flops,
+        bytes_accessed=bytes_accessed,
+        seconds=seconds,
+        flops_per_s=achieved,
+        mfu=achieved / peak if achieved is not None and peak else None,
+    )
+
+
+def _samples(times: StepTimes | None) -> Mapping[str, Sequence[float]]:
+    """By phase; nothing of a timing pass without steps."""
     if times is None or not times.step_s:
         return {}
-    by_phase = {
+    return {
         "step": times.step_s,
         "forward": times.forward_s,
         "backward": times.backward_s,
         "clip": times.clip_s or (),
         "optimizer": times.optimizer_s,
     }
-    return {phase: median(samples) for phase, samples in by_phase.items() if samples}
 
 
 @dataclass(frozen=True, kw_only=True)

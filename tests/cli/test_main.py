@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,8 @@ def readme_commands(name: str) -> list[str]:
 
 @pytest.mark.parametrize("line", readme_commands("compare"))
 def test_readmes_compare_commands_work(results: Path, line: str) -> None:
+    for version in ("main", "branch"):
+        shutil.copytree(results / "results" / "sst2", results / "results" / version)
     arguments = shlex.split(line)[1:]
     done = subprocess.run(
         [sys.executable, "-m", "peprof", *arguments], cwd=results, capture_output=True, text=True, check=False

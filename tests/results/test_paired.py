@@ -37,6 +37,8 @@ def test_the_matched_interval_is_walds_with_half_an_example_in_each_cell(only_fi
     error = math.sqrt(np.average((values - mean) ** 2, weights=counts) / counts.sum())
     found = matched_interval(only_first, only_second, total)
     assert (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, mean, error))
+    wide = matched_interval(only_first, only_second, total, confidence=0.99)
+    assert (wide.low, wide.high) == pytest.approx(stats.norm.interval(0.99, mean, error))
 
 
 def test_one_seed_is_compared_by_mcnemar():
