@@ -166,6 +166,12 @@ def _breakdown(breakdown: PeakBreakdown) -> dict[str, Any]:
     }
 
 
+_OF_TIMING = (
+    "step_p90_s", "step_p99_s", "pass_step_s", "wall_step_s", "host_step_s", "enqueue_step_s",
+    "launch_bound", "unsteady", "warmup_steps", "warmed_up", "rounds",
+)  # fmt: skip
+
+
 def _times(record: RunRecord) -> dict[str, Any]:
     figures = short_figures(record.short)
     if figures is None or record.short is None or record.short.times is None:
@@ -175,6 +181,9 @@ def _times(record: RunRecord) -> dict[str, Any]:
         "samples_per_s": figures.samples_per_s,
         "real_tokens_per_s": figures.real_tokens_per_s,
         "measured_steps": figures.measured_steps,
+        "step_s_low": figures.step_interval.low if figures.step_interval else None,
+        "step_s_high": figures.step_interval.high if figures.step_interval else None,
+        **{name: getattr(figures, name) for name in _OF_TIMING},
     }
     for phase in PHASES:
         spread: Quartiles | None = getattr(figures, phase)
