@@ -135,10 +135,10 @@ def _reach(rows: Sequence[Row]) -> str:
         for row in rows
         if row.step_interval is not None and row.step is not None
     ]
-    if not reaches:
-        return ""
     shares = [(reach / row.step.median, row.name) for reach, row in reaches if row.step is not None]
-    share, name = max(shares, key=lambda one: one[0])
+    share, name = max(shares, key=lambda one: one[0], default=(0.0, ""))
+    if not share:
+        return ""
     return f"; 95 % intervals reach ±{human_percent(share)} %{f' ({name})' if len(rows) > 1 else ''}"
 
 

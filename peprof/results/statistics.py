@@ -95,8 +95,8 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> Int
     """Interval for the median of what the values are a sample of, whatever its distribution.
 
     From the k-th smallest to the k-th largest value, with the largest k for which that covers the median
-    often enough: the number of values below it is binomial with 1/2 (David & Nagaraja 2003, "Order Statistics",
-    section 7.1). Nothing is drawn at random, so that a table says the same each time.
+    often enough: the number of values below it is binomial with 1/2 (David & Nagaraja 2003, "Order
+    Statistics", section 7.1). Nothing is drawn at random, so that a table says the same each time.
 
     Args:
         values: in any order; independent of each other.

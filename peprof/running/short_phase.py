@@ -257,7 +257,7 @@ def _timed(spec: RunSpec, real_tokens: list[int], latency: Latency) -> ShortResu
         real_tokens=tuple(
             real_tokens[(first + index) % len(real_tokens)] for index in range(len(latency.steps))
         ),
-        times=_times(latency),
+        times=step_times(latency),
         memory=None,
     )
 
@@ -297,7 +297,8 @@ def _breakdown(profile: StepProfile, memory: StepBytes) -> PeakBreakdown:
     )
 
 
-def _times(latency: Latency) -> StepTimes:
+def step_times(latency: Latency) -> StepTimes:
+    """Samples of all clocks, as records have them."""
     return StepTimes(
         clock=latency.clock,
         host=_host_times(latency.steps),
