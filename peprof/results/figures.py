@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from peprof.meters.slowdowns import slowdown_warnings
 from peprof.results.record import Evaluation, FullResult, PhaseTimes, RunRecord, ShortResult, StepTimes
 from peprof.results.statistics import (
     Interval,
@@ -173,6 +174,17 @@ def short_figures(short: ShortResult | None) -> ShortFigures | None:
         warmed_up=short.steady,
         rounds=len(rounds),
     )
+
+
+def throttled(short: ShortResult | None) -> bool | None:
+    """Whether the device's clocks were held down while steps' energy was measured, right after their time.
+
+    ``None`` where nothing tells.
+    """
+    energy = short.energy if short is not None else None
+    if energy is None or energy.seconds is None or (energy.slowdowns, energy.violations_s) == (None, None):
+        return None
+    return bool(slowdown_warnings(energy.slowdowns or {}, energy.violations_s or {}, energy.seconds))
 
 
 def step_rounds(short: ShortResult) -> list[tuple[float, ...]]:

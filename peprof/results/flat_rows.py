@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from peprof.results.figures import accuracy_figures, epoch_time_s, metric_figures, short_figures
+from peprof.results.figures import (
+    accuracy_figures,
+    epoch_time_s,
+    metric_figures,
+    short_figures,
+    throttled,
+)
 from peprof.results.frame_columns import CATEGORIES, COLUMNS, PHASES
 from peprof.results.progress_curves import curve_of, first_reaching
 from peprof.results.record import PeakBreakdown, RunRecord
@@ -183,6 +189,7 @@ def _times(record: RunRecord) -> dict[str, Any]:
         "measured_steps": figures.measured_steps,
         "step_s_low": figures.step_interval.low if figures.step_interval else None,
         "step_s_high": figures.step_interval.high if figures.step_interval else None,
+        "throttled": throttled(record.short),
         **{name: getattr(figures, name) for name in _OF_TIMING},
     }
     for phase in PHASES:

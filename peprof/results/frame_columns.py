@@ -197,6 +197,7 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             _seconds("host_step_s", "median of the host's time for a step, not waiting; on a GPU"),
             _seconds("enqueue_step_s", "median time to queue a step, the queue being empty; on a GPU"),
             _column("launch_bound", "flag", "the host limits the device; on a GPU"),
+            _column("throttled", "flag", "clocks were held down while energy was measured; on a GPU"),
             _column("unsteady", "flag", "steps drifted or differed widely"),
             _column("warmup_steps", "count", "before the timing pass", "median"),
             _column("warmed_up", "flag", "the last of these took equally long"),

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from peprof.results.comparison import leaderboards
-from peprof.results.figures import short_figures, step_rounds
-from peprof.results.record import ShortResult, TimedRound
+from peprof.results.figures import short_figures, step_rounds, throttled
+from peprof.results.record import EnergyResult, ShortResult, TimedRound
 from tests.results.factory import make_record, make_short
 
 
@@ -93,6 +93,25 @@ def test_a_record_of_before_has_no_such_clocks() -> None:
     found = short_figures(ShortResult.model_validate(data))
     assert found is not None and found.launch_bound is None and found.pass_step_s is None
     assert found.warmed_up is None and found.rounds == 1
+
+
+@pytest.mark.parametrize(
+    ("energy", "found"),
+    [
+        (None, None),
+        (EnergyResult(steps=0, unavailable={"energy_j": "no counter"}), None),
+        (EnergyResult(steps=9, seconds=5.0), None),
+        (EnergyResult(steps=9, seconds=5.0, slowdowns={"idle": 0.9}), False),
+        (EnergyResult(steps=9, seconds=5.0, slowdowns={"thermal": 0.04}), False),
+        (EnergyResult(steps=9, seconds=5.0, slowdowns={"thermal": 0.06}), True),
+        (EnergyResult(steps=9, seconds=5.0, slowdowns={}, violations_s={"power": 0.3}), True),
+    ],
+)
+def test_throttled_is_what_the_sampler_saw_for_a_twentieth_of_the_time(
+    energy: EnergyResult | None, found: bool | None
+) -> None:
+    assert throttled(make_short().model_copy(update={"energy": energy})) is found
+    assert throttled(None) is None
 
 
 def drifting(order: str, slowdown: float) -> dict[str, list[list[float]]]:
