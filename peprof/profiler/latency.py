@@ -106,7 +106,7 @@ def measure_latency(
             on_step=on_step or _no_step,
         )
         warmed = passes.warm_up(warmup_steps, extra_warmup_steps)
-        return passes.time(warmed, steps, min_seconds or 0.0)
+        return passes.measure(warmed, steps, min_seconds or 0.0)
 
 
 def _no_step(part: str, done: int, total: int) -> None:
@@ -135,7 +135,7 @@ class _Passes:
             on_step=lambda done, total: self.on_step("warm-up", done, total),
         )
 
-    def time(self, warmed: WarmUp, steps: int, min_seconds: float) -> Latency:
+    def measure(self, warmed: WarmUp, steps: int, min_seconds: float) -> Latency:
         self.on_step("timing", 0, steps)
         clock = self.device.clock()
         mark = clock.mark

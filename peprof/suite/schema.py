@@ -250,7 +250,8 @@ class ShortConfig(Part):
             given it is 3 s, where only ``steps`` is given there is no such time.
         max_seconds: stop the timing pass sooner, but never below 3 measured steps; ``None``: no limit.
         rounds: so often each method is timed, in turns with the others (A B C, A B C) and each time in a
-            process of its own, so that a machine that drifts drifts for all of them. 1: once, in the run.
+            process of its own, so that a machine that drifts drifts for all of them. All of the above holds
+            for each round. 1: once, in the run itself.
         energy_seconds: how long steps are run to count the device's joules; no time where it has no counter.
             ``None``: they aren't counted.
         inference: also measure what using the model costs, merged and not, beside the plain backbone, which

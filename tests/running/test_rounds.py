@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from peprof.results.record import PhaseTimes
 from peprof.results.store import CHECKPOINT_DIRECTORY
+from peprof.running import worker
 from peprof.running.rounds import KeptRound, in_turns, joined, keep_round, kept_rounds, missing_round
 from peprof.running.runner import Outcome, run_suite
+from peprof.running.tasks import RunResult
 from peprof.suite.loading import load_suite
 from tests.results.factory import ENVIRONMENT, make_short, make_spec, make_times
 from tests.running.helpers import Listener, write_suite
+from tests.running.test_phases import make_spec as phases_spec
 
 
 def names(*specs_and_rounds: tuple[str, int, int]) -> str:
@@ -108,6 +112,38 @@ def test_joined_rounds_have_all_samples_in_order_and_say_whose_they_are() -> Non
         (3, 8, None, "steps"),
     ]
     assert found.rounds[1].started_at == "2026-01-02T03:04:02Z"
+
+
+def test_a_run_takes_its_rounds_for_its_timing_unless_the_method_has_changed_since() -> None:
+    spec = phases_spec(steps=3)
+    spec = spec.model_copy(update={"short": spec.short.model_copy(update={"rounds": 2})})
+
+    def work(**options: Any) -> RunResult:
+        return worker.run(spec, device_name="cpu", source="", attempt=1, say=lambda event: None, **options)
+
+    def as_kept(number: int, result: RunResult) -> KeptRound:
+        record = result.record
+        assert record.environment is not None and record.short is not None and record.status == "ok"
+        assert record.short.memory is None and record.short.work is None, "a round times and does no more"
+        return KeptRound(
+            run_id=spec.run_id,
+            number=number,
+            started_at=record.started_at,
+            environment=record.environment,
+            method_source=result.method_source or "",
+            short=record.short,
+        )
+
+    rounds = tuple(as_kept(number, work(timing_only=True)) for number in (1, 2))
+    taken = work(rounds=rounds).record
+    assert taken.short is not None and taken.short.memory is not None and taken.warnings == ()
+    assert taken.short.times == joined(rounds).times
+
+    changed = (rounds[0], rounds[1].model_copy(update={"method_source": "another"}))
+    own = work(rounds=changed).record
+    assert own.short is not None and own.short.times is not None and own.short.rounds == ()
+    assert len(own.short.times.step_s) == 3
+    assert own.warnings == (worker.ROUNDS_WARNING,)
 
 
 def run(path: Path, results: Path, listener: Listener, rounds: int) -> Outcome:
