@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -184,8 +185,8 @@ def _joined_phases(times: Sequence[PhaseTimes]) -> PhaseTimes | None:
     return PhaseTimes(**_columns(times)) if times else None
 
 
-def _columns(times: Sequence[PhaseTimes]) -> dict[str, tuple[float, ...] | None]:
-    found: dict[str, tuple[float, ...] | None] = {}
+def _columns(times: Sequence[PhaseTimes]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name in PhaseTimes.model_fields:
         columns = [getattr(one, name) for one in times]
         found[name] = None if None in columns else tuple(value for column in columns for value in column)

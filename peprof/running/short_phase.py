@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -314,7 +314,7 @@ def _host_times(steps: Sequence[StepTime]) -> PhaseTimes | None:
     return PhaseTimes(**_by_phase(hosts)) if hosts else None
 
 
-def _by_phase(steps: Sequence[StepTime]) -> dict[str, tuple[float, ...] | None]:
+def _by_phase(steps: Sequence[StepTime]) -> dict[str, Any]:
     def of(phase: str) -> tuple[float, ...]:
         return tuple(step.phases_s[phase] for step in steps)
 
