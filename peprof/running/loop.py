@@ -14,7 +14,7 @@ from peprof.results.record import Failure, RunRecord, Status, utc_now
 from peprof.results.store import ADAPTER_DIRECTORY, CHECKPOINT_DIRECTORY, ResultStore
 from peprof.running.executors.local import Child, Exit, LocalExecutor
 from peprof.running.observing import Observer
-from peprof.running.rounds import KeptRound, keep_round, kept_rounds, missing_round
+from peprof.running.rounds import KeptRound, keep_round, kept_rounds, missing_round, rounds_of
 from peprof.running.tasks import Prepared, Provisional, Raised, Result, RunResult, RunTask, Slot
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec
@@ -56,6 +56,7 @@ class State:
         queue: runs to take up, in order; one that has rounds stands in it once for each, and once more.
         attempts: by run id, which try it will be.
         after_failure: ids of runs whose last attempt failed by itself.
+        rounds_timed: by run id, how many of its rounds this runner has timed.
         done: records by run id.
         problems: records from before that can't be read.
         active: runs that are going on.
@@ -65,6 +66,7 @@ class State:
     queue: deque[RunSpec] = field(default_factory=deque)
     attempts: dict[str, int] = field(default_factory=dict)
     after_failure: set[str] = field(default_factory=set)
+    rounds_timed: dict[str, int] = field(default_factory=dict)
     done: dict[str, RunRecord] = field(default_factory=dict)
     problems: list[StoreError] = field(default_factory=list)
     active: dict[Child, Active] = field(default_factory=dict)
@@ -147,6 +149,8 @@ class Loop:
         directory = self._store.run_directory(spec.run_id)
         rounds = kept_rounds(directory / CHECKPOINT_DIRECTORY, spec, self._prepared.environment)
         number = missing_round(rounds, spec)
+        if self._state.rounds_timed.get(spec.run_id, 0) >= rounds_of(spec):
+            number = None  # on another kind of device, maybe: more of them would be of no use either
         task = self._task(spec, slot, rounds, number)
         child = self._executor.start(task, slot=slot, log_path=directory / "log.txt")
         if child is None:
@@ -264,6 +268,7 @@ class Loop:
                     short=record.short,
                 ),
             )
+        self._state.rounds_timed[record.run_id] = self._state.rounds_timed.get(record.run_id, 0) + 1
         if active.spec not in self._state.queue:
             self._state.queue.append(active.spec)  # what lay there of its rounds was of no use
         self._observer.round_finished(active.spec)

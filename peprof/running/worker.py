@@ -33,7 +33,7 @@ from peprof.running.inference_pass import InUse
 from peprof.running.keeping import keep_adapter
 from peprof.running.replay import out_of_memory, run_out_again
 from peprof.running.resuming import PeriodicKeeper, RunCheckpoint, conditions_of, source_digest
-from peprof.running.rounds import KeptRound
+from peprof.running.rounds import KeptRound, rounds_of
 from peprof.running.short_phase import run_short_phase, run_timing_pass
 from peprof.running.subject import Built, Subject
 from peprof.running.tasks import RunResult, Say
@@ -54,8 +54,8 @@ PURE_HALF_WARNING = (
 
 
 ROUNDS_WARNING = (
-    "timed once and not in rounds: the method's source was changed after some of them; remove the record and "
-    "run the suite again to have them all"
+    "timed once and not in rounds: some of these were timed with another source of the method, or on another "
+    "kind of device; remove the record and run the suite again to have them all"
 )
 
 
@@ -312,7 +312,7 @@ def _run_short(
     in_use = InUse(method=built.method, make_plain=subject.build_plain)
     warnings = len(found.parts.get("warnings", ()))
     found.run_out_again = partial(run_out_again, spec, built.step, built.train, built.owners, device)
-    if any(one.method_source != found.method_source for one in rounds):
+    if len([one for one in rounds if one.method_source == found.method_source]) < rounds_of(spec):
         found.warn(ROUNDS_WARNING)
         rounds = ()
     run_short_phase(

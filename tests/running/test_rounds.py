@@ -173,6 +173,19 @@ def test_a_suite_of_rounds_times_in_turns_and_leaves_one_record_a_run(tmp_path: 
     assert again.rounds == [] and again.started == []
 
 
+def test_rounds_that_are_never_of_use_are_timed_once_and_the_record_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine with two kinds of GPU: what one has timed doesn't count for the other."""
+    monkeypatch.setattr("peprof.running.loop.kept_rounds", lambda *_: ())
+    listener = Listener()
+    path = write_suite(tmp_path, 'name = "head"', phases='"short"')
+    (record,) = run(path, tmp_path / "r", listener, 2).records
+    assert listener.rounds_finished == 2
+    assert record.status == "ok" and record.warnings == (worker.ROUNDS_WARNING,)
+    assert record.short is not None and record.short.rounds == ()
+
+
 class Stopping(Listener):
     """Interrupts the suite when so many rounds are timed, as Ctrl-C does."""
 
