@@ -32,10 +32,13 @@ class StepTime:
     Args:
         total_s: from the step's first edge to its last.
         phases_s: by phase; a phase that a step enters twice is summed, one it never enters is missing.
+        host: how long the host took to queue the same work, by its own clock; ``None`` where the host does
+            the work itself, so that both are one.
     """
 
     total_s: float
     phases_s: dict[str, float]
+    host: StepTime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +209,13 @@ class Device(ABC):
     @abstractmethod
     def clock(self) -> PhaseClock:
         """A new clock for one pass."""
+
+    def waiting_clock(self) -> PhaseClock | None:
+        """A new clock whose marks wait for the device, for a pass of its own: see ``WaitingClock``.
+
+        ``None`` where the host does the work itself: there every clock is of that kind.
+        """
+        return None
 
     @abstractmethod
     def memory_meter(self, resident: Iterable[torch.Tensor]) -> AbstractContextManager[MemoryMeter]:

@@ -24,7 +24,11 @@ RANGE_PREFIX = "peprof::phase::"
 
 
 class HostClock(PhaseClock):
-    """``time.perf_counter_ns`` at each edge: on a CPU the host's time is the device's."""
+    """``time.perf_counter_ns`` at each edge.
+
+    On a CPU the three clocks are one: the host does the work itself, so that its time is the device's and
+    wall time, and nothing is queued. It is kept once; the others have no samples of their own.
+    """
 
     name = "perf_counter"
 

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -28,6 +29,7 @@ from peprof.devices.base import (
     StepTime,
     group_edges,
 )
+from peprof.devices.waiting import WaitingClock
 from peprof.meters.sampler import Sampler, nvml_sampler
 
 _POOL_COUNTERS = tuple(field.name for field in fields(PoolBytes))
@@ -38,30 +40,46 @@ class EventClock(PhaseClock):
     """CUDA events on the stream of the work; they are waited for once, when drained.
 
     Events are reused, so that a long training doesn't pile them up. The device is named each time: an event
-    recorded on another one than the work's would time nothing.
+    recorded on another one than the work's would time nothing. The host's clock is read too, at the same
+    marks and without waiting.
+
+    Args:
+        cuda: ``torch.cuda``, or what stands in for it in a test.
+        device: on whose current stream the work is.
+        now_ns: the host's clock.
     """
 
     name = "cuda_events"
 
-    def __init__(self, cuda: ModuleType | Any, device: torch.device) -> None:
+    def __init__(
+        self,
+        cuda: ModuleType | Any,
+        device: torch.device,
+        *,
+        now_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
         self._cuda = cuda
         self._device = device
+        self._now_ns = now_ns
         self._spare: list[Any] = []
-        self._edges: list[tuple[str | None, Any]] = []
+        self._edges: list[tuple[str | None, tuple[Any, int]]] = []
 
     @override
     def mark(self, phase: str | None) -> None:
         event = self._spare.pop() if self._spare else self._cuda.Event(enable_timing=True)
         event.record(self._cuda.current_stream(self._device))
-        self._edges.append((phase, event))
+        self._edges.append((phase, (event, self._now_ns())))
 
     @override
     def drain(self) -> list[StepTime]:
         self._cuda.synchronize(self._device)
         before = self._edges
-        steps, self._edges = group_edges(before, lambda begin, end: float(begin.elapsed_time(end)) / 1e3)
-        self._spare.extend(event for _, event in before[: len(before) - len(self._edges)])
-        return steps
+        steps, self._edges = group_edges(
+            before, lambda begin, end: float(begin[0].elapsed_time(end[0])) / 1e3
+        )
+        hosts, _ = group_edges(before, lambda begin, end: (end[1] - begin[1]) / 1e9)
+        self._spare.extend(event for _, (event, _) in before[: len(before) - len(self._edges)])
+        return [replace(step, host=host) for step, host in zip(steps, hosts, strict=True)]
 
 
 class AllocatorMeter:
@@ -172,12 +190,20 @@ class CudaDevice(Device):
     Args:
         index: torch's ordinal.
         cuda: ``torch.cuda``, or what stands in for it in a test.
+        now_ns: the host's clock, or what stands in for it in a test.
     """
 
     kind = "cuda"
 
-    def __init__(self, index: int = 0, *, cuda: ModuleType | Any = torch.cuda) -> None:
+    def __init__(
+        self,
+        index: int = 0,
+        *,
+        cuda: ModuleType | Any = torch.cuda,
+        now_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
         self._cuda = cuda
+        self._now_ns = now_ns
         self.torch_device = torch.device("cuda", index)
         cuda.set_device(self.torch_device)
 
@@ -201,7 +227,11 @@ class CudaDevice(Device):
 
     @override
     def clock(self) -> PhaseClock:
-        return EventClock(self._cuda, self.torch_device)
+        return EventClock(self._cuda, self.torch_device, now_ns=self._now_ns)
+
+    @override
+    def waiting_clock(self) -> WaitingClock:
+        return WaitingClock(self.synchronize, now_ns=self._now_ns)
 
     @override
     def memory_meter(self, resident: Iterable[torch.Tensor]) -> AllocatorMeter:

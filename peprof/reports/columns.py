@@ -187,6 +187,13 @@ def _measure(
     return Column(key=key, header=tuple(header), importance=importance, cell=cell, raw=raw, order=value)
 
 
+def _interval_cell(row: Row, _board: Leaderboard) -> Cell:
+    interval = row.step_interval
+    if interval is None:
+        return NOTHING
+    return Cell(parts=(human_seconds(interval.low), " to ", human_seconds(interval.high)))
+
+
 _SPREADS = ("step", "forward", "backward", "clip", "optimizer")
 
 _ALL = (
@@ -239,6 +246,26 @@ _ALL = (
     ),
     *OTHERS,
     *TO_TARGET[1:],
+    Column(
+        key="step_interval",
+        header=("step time", "95 % interval"),
+        importance=None,
+        cell=_interval_cell,
+        raw=lambda row: {
+            "step_s_low": row.step_interval.low if row.step_interval else None,
+            "step_s_high": row.step_interval.high if row.step_interval else None,
+        },
+        order=lambda row: (
+            row.step_interval.high - row.step_interval.low if row.step_interval is not None else None
+        ),
+    ),
+    _measure("step_p90", ("step time", "p90"), "step_p90_s", human_seconds),
+    _measure("step_p99", ("step time", "p99"), "step_p99_s", human_seconds),
+    _measure("pass_step", ("wall time", "per step"), "pass_step_s", human_seconds),
+    _measure("wall_step", ("step time,", "waited for"), "wall_step_s", human_seconds),
+    _measure("host_step", ("host's", "step time"), "host_step_s", human_seconds),
+    _measure("enqueue_step", ("time to", "queue a step"), "enqueue_step_s", human_seconds),
+    _measure("rounds", ("rounds",), "rounds", lambda value: f"{value:.0f}"),
     _measure("forward", ("forward",), "forward", human_seconds),
     _measure("backward", ("backward",), "backward", human_seconds),
     _measure("clip", ("clip",), "clip", human_seconds),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from peprof.reports.columns import failure_words
+from peprof.reports.formats import human_percent, signed
 from peprof.reports.listing import by_value, listed
 from peprof.reports.score_notes import score_notes
 from peprof.results.comparison import Leaderboard
 from peprof.results.conditions import Difference
+from peprof.results.figures import NOTABLE_DRIFT, WIDE_SPREAD
 from peprof.results.rows import Row
 from peprof.results.statistics import OUTLIER_THRESHOLD
 
@@ -111,8 +113,11 @@ def _step_notes(board: Leaderboard) -> list[str]:
         return []
     steps = by_value(measured, lambda row: row.measured_steps or 0)
     cut = any(row.stopped_by_time for row in measured)
+    rounds = by_value(measured, lambda row: row.rounds)
     notes = [
-        f"Step times are medians of {steps} measured steps{'; max_seconds cut some short' if cut else ''}."
+        f"Step times are medians of {steps} measured steps"
+        f"{f' in {rounds} rounds, methods in turns' if rounds != '1' else ''}"
+        f"{'; max_seconds cut some short' if cut else ''}{_reach(measured)}."
     ]
     strange = [f"{row.name} {row.outlier_steps}" for row in measured if row.outlier_steps]
     if strange:
@@ -120,7 +125,48 @@ def _step_notes(board: Leaderboard) -> list[str]:
     slow = [row.name for row in measured if row.first_step_slow]
     if slow:
         notes.append(f"The first measured step is slow, warm-up may be too short: {listed(slow)}.")
+    return [*notes, *_steadiness_notes(measured)]
+
+
+def _reach(rows: Sequence[Row]) -> str:
+    """How far the widest interval of a median step reaches, and whose it is."""
+    reaches = [
+        (max(row.step_interval.high - row.step.median, row.step.median - row.step_interval.low), row)
+        for row in rows
+        if row.step_interval is not None and row.step is not None
+    ]
+    shares = [(reach / row.step.median, row.name) for reach, row in reaches if row.step is not None]
+    share, name = max(shares, key=lambda one: one[0], default=(0.0, ""))
+    if not share:
+        return ""
+    return f"; 95 % intervals reach ±{human_percent(share)} %{f' ({name})' if len(rows) > 1 else ''}"
+
+
+def _steadiness_notes(rows: Sequence[Row]) -> list[str]:
+    """Why step times may not be what they seem."""
+    notes = []
+    unsteady = [f"{row.name} ({_unsteady_words(row)})" for row in rows if row.unsteady]
+    if unsteady:
+        notes.append(f"Step times are unsteady: {listed(unsteady)}.")
+    cold = [row.name for row in rows if row.warmed_up is False]
+    if cold:
+        notes.append(f"Steps didn't take equally long yet when warm-up ended: {listed(cold)}.")
+    bound = [row.name for row in rows if row.launch_bound]
+    if bound:
+        notes.append(
+            f"Launch-bound: the host takes as long to queue a step as the device to do it: {listed(bound)}. "
+            "Larger batches or a faster host would make the device do more, a faster device would not."
+        )
     return notes
+
+
+def _unsteady_words(row: Row) -> str:
+    parts = []
+    if row.drift is not None and abs(row.drift) > NOTABLE_DRIFT:
+        parts.append(f"{signed(human_percent(abs(row.drift)), row.drift)} % from the first third to the last")
+    if row.spread is not None and row.spread > WIDE_SPREAD:
+        parts.append(f"quartiles {human_percent(row.spread)} % apart")
+    return ", ".join(parts)
 
 
 def _warnings(rows: Iterable[Row]) -> list[str]:

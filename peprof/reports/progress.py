@@ -70,6 +70,7 @@ class RunProgress:
         self._done = 0
         self._finished_before = 0
         self._run_times_s: list[float] = []
+        self._rounds_s: dict[str, float] = {}
 
     def __enter__(self) -> RunProgress:
         self._view.start()
@@ -94,14 +95,24 @@ class RunProgress:
         """Says something that must not be missed."""
         self._view.line(Text(text, style="bold yellow"))
 
-    def run_started(self, spec: RunSpec, index: int, total: int) -> None:
-        """Says that a run starts; ``index`` counts from 1."""
+    def run_started(self, spec: RunSpec, index: int, total: int, words: str = "") -> None:
+        """Says that a run starts; ``index`` counts from 1, ``words`` are said behind its name."""
         self._preparing_is_over()
         self._total = max(self._total, total)
-        name = f"[{index}/{total}] {_name(spec)}"
+        name = f"[{index}/{total}] {_name(spec)}{words}"
         now = self._clock()
         self._active[spec.run_id] = active = _Active(name=name, started_s=now, said_s=now)
         self._view.started(spec.run_id, active)
+
+    def round_started(self, spec: RunSpec, index: int, total: int, number: int) -> None:
+        """Says that a round of a run starts; ``index`` and ``number`` count from 1."""
+        self.run_started(spec, index, total, f", round {number} of {spec.short.rounds}")
+
+    def round_finished(self, spec: RunSpec) -> None:
+        """Says nothing: the run comes later."""
+        active = self._active.pop(spec.run_id)
+        self._rounds_s[spec.run_id] = self._rounds_s.get(spec.run_id, 0.0) + self._clock() - active.started_s
+        self._view.gone(spec.run_id)
 
     def progress(self, event: Progress) -> None:
         """Shows where a run is."""
@@ -120,7 +131,8 @@ class RunProgress:
         self._view.gone(record.run_id)
         self._done += 1
         if active is not None:  # else another runner did it: that says nothing of our pace
-            self._run_times_s.append(self._clock() - active.started_s)
+            rounds_s = self._rounds_s.pop(record.run_id, 0.0)
+            self._run_times_s.append(rounds_s + self._clock() - active.started_s)
         name = active.name if active is not None else _name(record.spec)
         self._show_overall()
         self._view.line(_result_line(name, record))

@@ -6,19 +6,39 @@ Records keep raw samples; what is derived from them is derived here, once, for t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from peprof.results.record import Evaluation, FullResult, RunRecord, ShortResult
+from peprof.meters.slowdowns import slowdown_warnings
+from peprof.results.record import Evaluation, FullResult, PhaseTimes, RunRecord, ShortResult, StepTimes
 from peprof.results.statistics import (
     Interval,
     Quartiles,
+    drift,
     median,
+    median_interval,
+    median_interval_over_rounds,
     outliers,
+    quantile,
     quartiles,
     rate,
     wilson_interval,
 )
 from peprof.suite.metrics import METRICS, Metric
+
+LEAST_FOR_P99 = 100
+"""Steps from which on one in a hundred is something that was seen."""
+
+NOTABLE_DRIFT = 0.05
+"""From the first third of a round's steps to its last, beyond which the steps aren't steady."""
+
+WIDE_SPREAD = 0.1
+"""Between a round's quartiles, by its median, beyond which the steps aren't steady."""
+
+LAUNCH_BOUND_SHARE = 0.95
+"""Of the device's time, from which on the time in which the host queues a step limits it. Not 1: where the
+host limits, the device's time is the host's and what the last kernels take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +54,21 @@ class ShortFigures:
         real_tokens_per_s: mean real tokens of a step by the median step.
         outlier_steps: steps whose time is an outlier.
         first_step_slow: the first step is one of them, and a slow one.
+        step_interval: 95 %, of the median step; over the rounds where there are some. ``None`` where there
+            are too few steps.
+        step_p90_s: nine of ten steps are no slower.
+        step_p99_s: 99 of 100 are no slower; ``None`` for fewer than ``LEAST_FOR_P99`` steps.
+        host_step_s: median of the host's time for a step of the timing pass; ``None`` where the host does
+            the work itself.
+        enqueue_step_s: median time in which the host queued a step, the queue being empty; likewise.
+        wall_step_s: median wall time of a step that was waited for; likewise.
+        pass_step_s: wall time of the timing pass by its steps; ``None`` where it isn't known.
+        launch_bound: the host limits the device; ``None`` where the host does the work itself.
+        drift: by which share the last third of steps is slower than the first; of several rounds the largest.
+        spread: between the quartiles, by the median; of several rounds the largest.
+        warmup_steps: before the timing pass.
+        warmed_up: the last of these took equally long; ``None`` where there were too few to tell.
+        rounds: in which the steps were timed.
     """
 
     measured_steps: int
@@ -47,6 +82,24 @@ class ShortFigures:
     real_tokens_per_s: float | None
     outlier_steps: int
     first_step_slow: bool
+    step_interval: Interval | None
+    step_p90_s: float
+    step_p99_s: float | None
+    host_step_s: float | None
+    enqueue_step_s: float | None
+    wall_step_s: float | None
+    pass_step_s: float | None
+    launch_bound: bool | None
+    drift: float | None
+    spread: float
+    warmup_steps: int
+    warmed_up: bool | None
+    rounds: int
+
+    @property
+    def unsteady(self) -> bool:
+        """Steps became slower or faster on the way, or differ widely from each other."""
+        return abs(self.drift or 0.0) > NOTABLE_DRIFT or self.spread > WIDE_SPREAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +146,7 @@ def short_figures(short: ShortResult | None) -> ShortFigures | None:
     times = short.times
     step = quartiles(times.step_s)
     strange = outliers(times.step_s)
+    rounds = step_rounds(short)
     tokens = rate(sum(short.real_tokens) / len(short.real_tokens), step.median) if short.real_tokens else None
     return ShortFigures(
         measured_steps=len(times.step_s),
@@ -106,7 +160,57 @@ def short_figures(short: ShortResult | None) -> ShortFigures | None:
         real_tokens_per_s=tokens,
         outlier_steps=len(strange),
         first_step_slow=0 in strange and times.step_s[0] > step.median,
+        step_interval=_step_interval(rounds),
+        step_p90_s=quantile(times.step_s, 0.9),
+        step_p99_s=quantile(times.step_s, 0.99) if len(times.step_s) >= LEAST_FOR_P99 else None,
+        host_step_s=_median_step(times.host),
+        enqueue_step_s=_median_step(times.enqueue),
+        wall_step_s=_median_step(times.wall),
+        pass_step_s=times.pass_s / len(times.step_s) if times.pass_s is not None else None,
+        launch_bound=_launch_bound(times, step.median),
+        drift=max((found for one in rounds if (found := drift(one)) is not None), key=abs, default=None),
+        spread=max((parts.q3 - parts.q1) / parts.median for parts in map(quartiles, rounds)),
+        warmup_steps=short.warmup_steps,
+        warmed_up=short.steady,
+        rounds=len(rounds),
     )
+
+
+def throttled(short: ShortResult | None) -> bool | None:
+    """Whether the device's clocks were held down while steps' energy was measured, right after their time.
+
+    ``None`` where nothing tells.
+    """
+    energy = short.energy if short is not None else None
+    if energy is None or energy.seconds is None or (energy.slowdowns, energy.violations_s) == (None, None):
+        return None
+    return bool(slowdown_warnings(energy.slowdowns or {}, energy.violations_s or {}, energy.seconds))
+
+
+def step_rounds(short: ShortResult) -> list[tuple[float, ...]]:
+    """Seconds of each step, by round; one round where the steps were timed at one go."""
+    steps = short.times.step_s if short.times is not None else ()
+    if sum(one.steps for one in short.rounds) != len(steps):
+        return [steps]
+    values = iter(steps)
+    return [tuple(islice(values, one.steps)) for one in short.rounds if one.steps]
+
+
+def _step_interval(rounds: Sequence[Sequence[float]]) -> Interval | None:
+    if len(rounds) == 1:
+        return median_interval(rounds[0])
+    found = median_interval_over_rounds(rounds)
+    return Interval(low=max(found.low, 0.0), high=found.high) if found is not None else None
+
+
+def _median_step(times: PhaseTimes | None) -> float | None:
+    return median(times.step_s) if times is not None and times.step_s else None
+
+
+def _launch_bound(times: StepTimes, device_s: float) -> bool | None:
+    """By the host's time with an empty queue: with a full one it keeps the device's pace."""
+    enqueue_s = _median_step(times.enqueue)
+    return enqueue_s >= LAUNCH_BOUND_SHARE * device_s if enqueue_s is not None else None
 
 
 def accuracy_figures(record: RunRecord) -> AccuracyFigures | None:

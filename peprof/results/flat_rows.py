@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from peprof.results.figures import accuracy_figures, epoch_time_s, metric_figures, short_figures
+from peprof.results.figures import (
+    accuracy_figures,
+    epoch_time_s,
+    metric_figures,
+    short_figures,
+    throttled,
+)
 from peprof.results.frame_columns import CATEGORIES, COLUMNS, PHASES
 from peprof.results.progress_curves import curve_of, first_reaching
 from peprof.results.record import PeakBreakdown, RunRecord
@@ -166,6 +172,12 @@ def _breakdown(breakdown: PeakBreakdown) -> dict[str, Any]:
     }
 
 
+_OF_TIMING = (
+    "step_p90_s", "step_p99_s", "pass_step_s", "wall_step_s", "host_step_s", "enqueue_step_s",
+    "launch_bound", "unsteady", "warmup_steps", "warmed_up", "rounds",
+)  # fmt: skip
+
+
 def _times(record: RunRecord) -> dict[str, Any]:
     figures = short_figures(record.short)
     if figures is None or record.short is None or record.short.times is None:
@@ -175,6 +187,10 @@ def _times(record: RunRecord) -> dict[str, Any]:
         "samples_per_s": figures.samples_per_s,
         "real_tokens_per_s": figures.real_tokens_per_s,
         "measured_steps": figures.measured_steps,
+        "step_s_low": figures.step_interval.low if figures.step_interval else None,
+        "step_s_high": figures.step_interval.high if figures.step_interval else None,
+        "throttled": throttled(record.short),
+        **{name: getattr(figures, name) for name in _OF_TIMING},
     }
     for phase in PHASES:
         spread: Quartiles | None = getattr(figures, phase)

@@ -11,6 +11,9 @@ Format history:
         the result's intervals, its answers one by one (``predictions.json``); what a full phase's seconds
         were spent on, its peak, its energy, why it stopped; the history by phase, with gradient norms and
         tokens; the commit.
+    4: the host's and wall time of steps (``short.times.host``, ``wall``, ``enqueue``, ``pass_s``), whether
+        the warm-up ended steady, rounds; ``extra_warmup_steps``, ``min_seconds`` and ``rounds`` in
+        ``spec.short``.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from peprof.suite.planning import RunSpec
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 Status = Literal["ok", "oom", "failed", "timeout", "diverged"]
 
@@ -98,22 +101,41 @@ class ParameterCounts(Piece):
     trainable_head: int
 
 
-class StepTimes(Piece):
-    """Seconds of each measured step, in order, on ``clock``; all tuples have the same length.
+class PhaseTimes(Piece):
+    """Seconds of each of some steps, in order; all tuples have the same length.
 
     Args:
-        clock: ``perf_counter`` (host time) or ``cuda_events`` (device time).
         step_s: of the whole step.
         forward_s, backward_s, optimizer_s: by phase.
         clip_s: of clipping the gradient; ``None`` when it isn't clipped.
     """
 
-    clock: Literal["perf_counter", "cuda_events"]
     step_s: tuple[float, ...]
     forward_s: tuple[float, ...]
     backward_s: tuple[float, ...]
     clip_s: tuple[float, ...] | None
     optimizer_s: tuple[float, ...]
+
+
+class StepTimes(PhaseTimes):
+    """Seconds of each measured step on ``clock``, and what the other clocks say, see ``profiler.latency``.
+
+    On a CPU the host does the work itself: device, host and wall time are one, and kept once.
+
+    Args:
+        clock: ``perf_counter`` (host time) or ``cuda_events`` (device time).
+        host: the same steps by the host's clock, which didn't wait: the time in which their work was queued,
+            or where the queue was full the device's pace. ``None`` where ``clock`` is the host's.
+        wall: of a few other steps, whose phases were each waited for. ``None`` where ``clock`` is the host's.
+        enqueue: of these, the time in which their work was queued, with an empty queue before each phase.
+        pass_s: wall time of all measured steps together; ``None`` in records of before format 4.
+    """
+
+    clock: Literal["perf_counter", "cuda_events"]
+    host: PhaseTimes | None = None
+    wall: PhaseTimes | None = None
+    enqueue: PhaseTimes | None = None
+    pass_s: float | None = None
 
 
 class PoolPeaks(Piece):
@@ -327,11 +349,29 @@ class InferenceResult(Piece):
     new_tokens: int = 0
 
 
+class TimedRound(Piece):
+    """One of the rounds in which the methods of a suite were timed in turns, each time in a fresh process.
+
+    Args:
+        steps: measured ones; the rounds' samples follow each other in ``ShortResult.times``.
+        warmup_steps, steady, stopped_by: as of ``ShortResult``.
+        started_at: ISO 8601, UTC.
+    """
+
+    steps: int
+    warmup_steps: int
+    steady: bool | None
+    stopped_by: Literal["steps", "max_seconds"]
+    started_at: str
+
+
 class ShortResult(Piece):
     """The short phase: single steps on batches padded to ``max_length``.
 
     Args:
-        warmup_steps: steps really run before measuring.
+        warmup_steps: steps really run before measuring; the fewest of any round.
+        steady: whether the last of these took equally long, in all rounds; ``None`` where there were too few
+            to tell.
         stopped_by: what ended the timing pass.
         batch_size: examples a step.
         padded_tokens: tokens a step, padding included.
@@ -343,6 +383,7 @@ class ShortResult(Piece):
         inference: of the model that the short phase trained; ``None`` where it wasn't asked for or didn't
             finish.
         energy: the energy pass, apart from all; ``None`` where it wasn't asked for or didn't finish.
+        rounds: of the timing pass, in order; empty where it was done once, in the run itself.
     """
 
     warmup_steps: int
@@ -356,6 +397,8 @@ class ShortResult(Piece):
     energy: EnergyResult | None = None
     work: WorkResult | None = None
     inference: InferenceResult | None = None
+    steady: bool | None = None
+    rounds: tuple[TimedRound, ...] = ()
 
 
 class Evaluation(Piece):

@@ -13,7 +13,7 @@ from peprof.results.paired import Tested
 from peprof.results.progress_curves import Curve, Reached, curve_of
 from peprof.results.record import Evaluation, Failure, FullResult, RunRecord, Status
 from peprof.results.scores import Score, noise_of_seeds, score_of, with_noise_of_seeds
-from peprof.results.statistics import Quartiles, median
+from peprof.results.statistics import Interval, Quartiles, median
 from peprof.results.work_figures import InferenceFigures, inference_figures, step_rate
 from peprof.suite.metrics import METRICS, Metric
 
@@ -72,6 +72,13 @@ class Row:
         stopped_by_time: ``short.max_seconds`` ended the timing pass of at least one seed.
         outlier_steps: over all seeds.
         first_step_slow: of at least one seed.
+        rounds: in which steps were timed, the fewest of any seed.
+        step_interval: 95 %, of the median step.
+        step_p90_s, step_p99_s: 90 and 99 of 100 steps are no slower.
+        host_step_s, enqueue_step_s, wall_step_s, pass_step_s, drift, spread: as of ``ShortFigures``.
+        launch_bound: the host limits the device, in at least one seed; ``None`` where there is no such host.
+        unsteady: steps drifted, or differed widely, in at least one seed.
+        warmed_up: steps took equally long when warming up ended, in all seeds; ``None`` where nobody knows.
         run_peak_bytes: highest memory of a whole training.
         run_peak_source: who counted it.
         energy_j: of all training steps of one training.
@@ -129,6 +136,19 @@ class Row:
     run_peak_source: str | None
     energy_j: float | None
     joules_per_sample: float | None
+    rounds: int = 1
+    step_interval: Interval | None = None
+    step_p90_s: float | None = None
+    step_p99_s: float | None = None
+    host_step_s: float | None = None
+    enqueue_step_s: float | None = None
+    wall_step_s: float | None = None
+    pass_step_s: float | None = None
+    drift: float | None = None
+    spread: float | None = None
+    launch_bound: bool | None = None
+    unsteady: bool = False
+    warmed_up: bool | None = None
     step_joules_per_sample: float | None = None
     flops: float | None = None
     flops_per_s: float | None = None
@@ -307,9 +327,45 @@ def _row(runs: Sequence[RunRecord]) -> Row:
             run.short.energy.sample_energy_j for run in runs if run.short and run.short.energy
         ),
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
+        **_timing(shorts),
         **_work(runs),
         **_inference(runs),
     )
+
+
+_TIMES = ("step_p90_s", "step_p99_s", "host_step_s", "enqueue_step_s", "wall_step_s", "pass_step_s")
+
+
+def _timing(shorts: Sequence[ShortFigures]) -> dict[str, Any]:
+    drifts = [short.drift for short in shorts if short.drift is not None]
+    return {
+        "rounds": min((short.rounds for short in shorts), default=1),
+        "step_interval": _middle_interval([short.step_interval for short in shorts]),
+        "drift": max(drifts, key=abs, default=None),
+        "spread": max((short.spread for short in shorts), default=None),
+        "launch_bound": _any(short.launch_bound for short in shorts),
+        "unsteady": any(short.unsteady for short in shorts),
+        "warmed_up": _all(short.warmed_up for short in shorts),
+        **{name: _middle(getattr(short, name) for short in shorts) for name in _TIMES},
+    }
+
+
+def _any(values: Iterable[bool | None]) -> bool | None:
+    known = [value for value in values if value is not None]
+    return any(known) if known else None
+
+
+def _all(values: Iterable[bool | None]) -> bool | None:
+    known = [value for value in values if value is not None]
+    return all(known) if known else None
+
+
+def _middle_interval(intervals: Sequence[Interval | None]) -> Interval | None:
+    """Medians of both ends, as the rest of a row's costs; ``None`` unless each seed has one."""
+    known = [interval for interval in intervals if interval is not None]
+    if not known or len(known) < len(intervals):
+        return None
+    return Interval(low=median([one.low for one in known]), high=median([one.high for one in known]))
 
 
 def _work(runs: Sequence[RunRecord]) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, stdev
+
+from peprof.results.student import binomial_tail, two_sided_quantile
 
 #: Modified z-scores beyond this are outliers (Iglewicz & Hoaglin 1993, "How to Detect and Handle Outliers").
 OUTLIER_THRESHOLD = 3.5
@@ -18,6 +20,8 @@ OUTLIER_THRESHOLD = 3.5
 _MAD_SCALE = NormalDist().inv_cdf(0.75)
 # sqrt(pi / 2): does the same for the mean absolute deviation.
 _MEAN_AD_SCALE = math.sqrt(math.pi / 2)
+
+_LEAST_FOR_DRIFT = 9  # so that a third of the values has a median that one of them doesn't decide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,72 @@ def quartiles(values: Sequence[float]) -> Quartiles:
     ordered = sorted(values)
     q1, middle, q3 = (_quantile_of_sorted(ordered, share) for share in (0.25, 0.5, 0.75))
     return Quartiles(q1=q1, median=middle, q3=q3)
+
+
+def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
+    """Interval for the median of what the values are a sample of, whatever its distribution.
+
+    From the k-th smallest to the k-th largest value, with the largest k for which that covers the median
+    often enough: the number of values below it is binomial with 1/2 (David & Nagaraja 2003, "Order
+    Statistics", section 7.1). Nothing is drawn at random, so that a table says the same each time.
+
+    Args:
+        values: in any order; independent of each other.
+        confidence: between 0 and 1, exclusive; reached at least.
+
+    Returns:
+        ``None`` where even all of the values don't reach so far: for fewer than 6 at 95 %.
+    """
+    tail, count = (1 - confidence) / 2, len(values)
+    low, high = 0, (count + 1) // 2  # the largest k lies from low, which is no k yet, to high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if binomial_tail(middle - 1, count) <= tail:
+            low = middle
+        else:
+            high = middle - 1
+    if low == 0:
+        return None
+    ordered = sorted(values)
+    return Interval(low=ordered[low - 1], high=ordered[count - low])
+
+
+def median_interval_over_rounds(
+    rounds: Sequence[Sequence[float]], *, confidence: float = 0.95
+) -> Interval | None:
+    """Interval for the median of values that were taken in rounds, between which something may have changed.
+
+    Values of one round resemble each other, so that each round counts as one observation: the median of all
+    values, plus or minus Student's t times the standard error of the rounds' medians.
+
+    Args:
+        rounds: the values of each; none is empty.
+        confidence: between 0 and 1, exclusive.
+
+    Returns:
+        ``None`` for fewer than two rounds.
+    """
+    count = len(rounds)
+    if count < 2:
+        return None
+    middle = median([value for values in rounds for value in values])
+    half = two_sided_quantile(confidence, count - 1) * stdev(map(median, rounds)) / math.sqrt(count)
+    return Interval(low=middle - half, high=middle + half)
+
+
+def drift(values: Sequence[float]) -> float | None:
+    """By which share the values of the last third lie above those of the first, by their medians.
+
+    Args:
+        values: in the order in which they were taken; above 0.
+
+    Returns:
+        ``None`` for fewer than nine.
+    """
+    if len(values) < _LEAST_FOR_DRIFT:
+        return None
+    third = len(values) // 3
+    return median(values[-third:]) / median(values[:third]) - 1
 
 
 def wilson_interval(

@@ -84,6 +84,8 @@ def _perform(task: Task, say: Say, keep: Callable[[RunResult], None]) -> Prepare
         after_failure=task.after_failure,
         run_directory=task.run_directory,
         trackers=task.trackers,
+        timing_only=task.timing_only,
+        rounds=task.rounds,
     )
 
 

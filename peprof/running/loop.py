@@ -14,6 +14,7 @@ from peprof.results.record import Failure, RunRecord, Status, utc_now
 from peprof.results.store import ADAPTER_DIRECTORY, CHECKPOINT_DIRECTORY, ResultStore
 from peprof.running.executors.local import Child, Exit, LocalExecutor
 from peprof.running.observing import Observer
+from peprof.running.rounds import KeptRound, keep_round, kept_rounds, missing_round, rounds_of
 from peprof.running.tasks import Prepared, Provisional, Raised, Result, RunResult, RunTask, Slot
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec
@@ -33,6 +34,7 @@ class Active:
     Args:
         spec, attempt, started_at: of the run.
         claim: holds its lock.
+        round_number: which round of the run it is; ``None`` for the run itself.
         phase: what it said last that it does.
         provisional: what it has found, should it die before it says more.
     """
@@ -41,6 +43,7 @@ class Active:
     attempt: int
     claim: ExitStack
     started_at: str
+    round_number: int | None = None
     phase: str = "start"
     provisional: RunResult | None = None
 
@@ -50,9 +53,10 @@ class State:
     """What is to do, going on and done.
 
     Args:
-        queue: runs to do, in order.
+        queue: runs to take up, in order; one that has rounds stands in it once for each, and once more.
         attempts: by run id, which try it will be.
         after_failure: ids of runs whose last attempt failed by itself.
+        rounds_timed: by run id, how many of its rounds this runner has timed.
         done: records by run id.
         problems: records from before that can't be read.
         active: runs that are going on.
@@ -62,6 +66,7 @@ class State:
     queue: deque[RunSpec] = field(default_factory=deque)
     attempts: dict[str, int] = field(default_factory=dict)
     after_failure: set[str] = field(default_factory=set)
+    rounds_timed: dict[str, int] = field(default_factory=dict)
     done: dict[str, RunRecord] = field(default_factory=dict)
     problems: list[StoreError] = field(default_factory=list)
     active: dict[Child, Active] = field(default_factory=dict)
@@ -114,6 +119,11 @@ class Loop:
         """Starts the first run in the queue that nobody else is doing."""
         for _ in range(len(self._state.queue)):
             spec = self._state.queue.popleft()
+            if spec.run_id in self._state.done:
+                continue  # one of its rounds failed, or another runner has done some of them
+            if any(active.spec.run_id == spec.run_id for active in self._state.active.values()):
+                self._state.queue.append(spec)  # a round of it is going on elsewhere
+                continue
             claim = ExitStack()
             if not claim.enter_context(self._store.claim(spec.run_id)):
                 self._state.queue.append(spec)  # somebody else is at it: look again later
@@ -135,26 +145,43 @@ class Loop:
         return False
 
     def _start(self, spec: RunSpec, slot: Slot, claim: ExitStack) -> bool:
-        attempt = self._state.attempts[spec.run_id]
+        """Starts the run, or the first of its rounds that is still to be timed."""
         directory = self._store.run_directory(spec.run_id)
-        task = RunTask(
+        rounds = kept_rounds(directory / CHECKPOINT_DIRECTORY, spec, self._prepared.environment)
+        number = missing_round(rounds, spec)
+        if self._state.rounds_timed.get(spec.run_id, 0) >= rounds_of(spec):
+            number = None  # on another kind of device, maybe: more of them would be of no use either
+        task = self._task(spec, slot, rounds, number)
+        child = self._executor.start(task, slot=slot, log_path=directory / "log.txt")
+        if child is None:
+            return False
+        self._state.active[child] = Active(
+            spec=spec, attempt=task.attempt, claim=claim, started_at=utc_now(), round_number=number
+        )
+        place = (self._index[spec.run_id], len(self._index))
+        if number is None:
+            self._observer.run_started(spec, *place)
+        else:
+            self._observer.round_started(spec, *place, number)
+        return True
+
+    def _task(
+        self, spec: RunSpec, slot: Slot, rounds: tuple[KeptRound, ...], round_number: int | None
+    ) -> RunTask:
+        directory = self._store.run_directory(spec.run_id).absolute()
+        return RunTask(
             spec=spec,
             device=slot.device,
             source=self._loaded.source,
-            attempt=attempt,
-            adapter_directory=(directory / ADAPTER_DIRECTORY).absolute(),
-            checkpoint_directory=(directory / CHECKPOINT_DIRECTORY).absolute(),
+            attempt=self._state.attempts[spec.run_id],
+            adapter_directory=directory / ADAPTER_DIRECTORY,
+            checkpoint_directory=directory / CHECKPOINT_DIRECTORY,
             after_failure=spec.run_id in self._state.after_failure,
-            run_directory=directory.absolute(),
+            run_directory=directory,
             trackers=self._trackers,
+            timing_only=round_number is not None,
+            rounds=rounds if round_number is None else (),
         )
-        log_path = directory / "log.txt"
-        child = self._executor.start(task, slot=slot, log_path=log_path)
-        if child is None:
-            return False
-        self._state.active[child] = Active(spec=spec, attempt=attempt, claim=claim, started_at=utc_now())
-        self._observer.run_started(spec, self._index[spec.run_id], len(self._index))
-        return True
 
     def _hear(self, child: Child, message: object) -> None:
         active = self._state.active[child]
@@ -168,7 +195,10 @@ class Loop:
         elif isinstance(message, Result):
             self._executor.finish(child)
             assert isinstance(message.value, RunResult)
-            self._record(child, message.value)
+            if active.round_number is not None and message.value.record.status == "ok":
+                self._keep_round(child, message.value, active.round_number)
+            else:
+                self._record(child, message.value)
         elif isinstance(message, Raised):
             self._executor.finish(child)
             failure = Failure(
@@ -219,6 +249,29 @@ class Loop:
             attempt=active.attempt,
         )
         return RunResult(record=record, history=None)
+
+    def _keep_round(self, child: Child, result: RunResult, number: int) -> None:
+        """Puts a round aside until its run has all of them; the queue has the run's next turn already."""
+        active = self._state.active.pop(child)
+        record = result.record
+        assert record.environment is not None and record.short is not None
+        assert result.method_source is not None  # all of them are known when steps have been timed
+        with active.claim:
+            keep_round(
+                self._store.run_directory(record.run_id) / CHECKPOINT_DIRECTORY,
+                KeptRound(
+                    run_id=record.run_id,
+                    number=number,
+                    started_at=record.started_at,
+                    environment=record.environment,
+                    method_source=result.method_source,
+                    short=record.short,
+                ),
+            )
+        self._state.rounds_timed[record.run_id] = self._state.rounds_timed.get(record.run_id, 0) + 1
+        if active.spec not in self._state.queue:
+            self._state.queue.append(active.spec)  # what lay there of its rounds was of no use
+        self._observer.round_finished(active.spec)
 
     def _record(self, child: Child, result: RunResult) -> None:
         active = self._state.active.pop(child)

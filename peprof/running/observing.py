@@ -21,6 +21,12 @@ class Observer(Protocol):
     def run_started(self, spec: RunSpec, index: int, total: int) -> None:
         """A run starts; ``index`` counts from 1."""
 
+    def round_started(self, spec: RunSpec, index: int, total: int, number: int) -> None:
+        """A round of a run starts; ``index`` and ``number``, which is the round's, count from 1."""
+
+    def round_finished(self, spec: RunSpec) -> None:
+        """A round of a run is timed; the run itself comes later."""
+
     def progress(self, event: Progress) -> None:
         """A sign of life of a run, or of what comes before the first."""
 
@@ -38,6 +44,12 @@ class Silence:
         """Shows nothing."""
 
     def run_started(self, spec: RunSpec, index: int, total: int) -> None:
+        """Shows nothing."""
+
+    def round_started(self, spec: RunSpec, index: int, total: int, number: int) -> None:
+        """Shows nothing."""
+
+    def round_finished(self, spec: RunSpec) -> None:
         """Shows nothing."""
 
     def progress(self, event: Progress) -> None:

@@ -31,6 +31,7 @@ from pydantic import ValidationError
 from peprof.breakdown.values import StepProfile
 from peprof.results.atomic import remove_temporary_files, replacing
 from peprof.results.record import Environment, Piece, ShortResult
+from peprof.running.rounds import ELSEWHERE
 from peprof.training.checkpoints import CheckpointError, check_conditions, read_checkpoint, write_checkpoint
 from peprof.training.moving_state import MovingState, StateMismatchError
 from peprof.training.training_state import Training
@@ -39,9 +40,6 @@ SHORT_FILE = "short.json"
 TRAINING_FILE = "training.pt"
 RESUMED_FILE = "resumed"
 SHORT_VERSION = 1
-
-_NOT_DECIDING = {"git_commit", "git_dirty", "hostname", "platform", "device_uuid"}
-"""Of the environment: which of several equal machines it is, and what surrounds the code."""
 
 
 class KeptShort(Piece):
@@ -226,7 +224,7 @@ def conditions_of(environment: Environment, method: object) -> dict[str, str]:
         environment: of this attempt.
         method: the method.
     """
-    facts = environment.model_dump(exclude=_NOT_DECIDING)
+    facts = environment.model_dump(exclude=set(ELSEWHERE))
     conditions = {name: str(value) for name, value in facts.items()}
     return conditions | {"the method's source": source_digest(type(method))}
 

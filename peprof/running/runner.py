@@ -6,6 +6,7 @@ The parent never imports torch. It alone writes records, so that a run is record
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from peprof.results.store import ResultStore
 from peprof.running.executors.local import Exit, LocalExecutor
 from peprof.running.loop import MEMORY_HINT, POLL_S, RETRIED, Loop, State, exit_words, failed_by_itself
 from peprof.running.observing import Observer, Silence
+from peprof.running.rounds import in_turns
 from peprof.running.tasks import Prepared, PrepareTask, Raised, Result, Task
 from peprof.suite.loading import LoadedSuite, load_suite
 from peprof.tracking.registry import TENSORBOARD, check_trackers
@@ -141,6 +143,7 @@ def _looked_up(store: ResultStore, prepared: Prepared, *, retry: bool) -> State:
             state.done[spec.run_id] = record
             if record.status not in RETRIED:
                 store.remove_checkpoint(spec.run_id)  # a runner that was killed may have left it
+    state.queue = deque(in_turns(state.queue))
     return state
 
 

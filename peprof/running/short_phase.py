@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -17,9 +17,19 @@ from peprof.profiler.errors import ProfileError
 from peprof.profiler.latency import Latency, measure_latency
 from peprof.profiler.memory import measure_memory
 from peprof.profiler.profile import profile_step
-from peprof.results.record import MemoryResult, PeakBreakdown, PhaseMemory, PoolPeaks, ShortResult, StepTimes
+from peprof.profiler.warming import SHARE, warm_up
+from peprof.results.record import (
+    MemoryResult,
+    PeakBreakdown,
+    PhaseMemory,
+    PhaseTimes,
+    PoolPeaks,
+    ShortResult,
+    StepTimes,
+)
 from peprof.running.energy_pass import run_energy_pass
 from peprof.running.inference_pass import InUse, run_inference_pass
+from peprof.running.rounds import KeptRound, joined
 from peprof.running.tasks import Say
 from peprof.running.work_pass import run_work_pass
 from peprof.suite.planning import RunSpec
@@ -86,6 +96,7 @@ def run_short_phase(
     found: Findings,
     *,
     in_use: InUse | None = None,
+    rounds: Sequence[KeptRound] = (),
 ) -> None:
     """Measures single steps; the batches lie on the device before the first of them.
 
@@ -106,36 +117,18 @@ def run_short_phase(
         say: told how far it is.
         found: given the results.
         in_use: what measuring the model in use needs, where the suite asks for it; ``None`` leaves that out.
+        rounds: that were timed before: they take the timing pass's place, after the same warm-up.
 
     Raises:
         DivergedError: the loss of a step isn't finite; they are looked at outside what is timed.
     """
-    asked = spec.short
     batches = fixed_batches(spec, train, device)
-    real_tokens = [batch.real_tokens for batch in batches]
     watched = _WatchedStep(step)
-    begin = time.perf_counter()
-
-    def on_step(part: str, done: int, total: int) -> None:
-        if part == "timing" and done == 0:
-            watched.check("warm-up")
-        elapsed = time.perf_counter() - begin
-        left = elapsed / done * (total - done) if part == "timing" and done else None
-        if left is not None and asked.max_seconds is not None:
-            left = max(0.0, min(left, asked.max_seconds - elapsed))
-        say(Progress(phase=f"short: {part}", step=done, total=total, seconds_left=left))
-
-    latency = measure_latency(
-        watched,
-        batches,
-        device,
-        warmup_steps=asked.warmup_steps,
-        steps=asked.steps,
-        max_seconds=asked.max_seconds,
-        on_step=on_step,
-    )
-    watched.check("timing")
-    result = _timed(spec, real_tokens, latency)
+    if rounds:
+        _warm_up(spec, watched, batches, device, say)
+        result = joined(rounds)
+    else:
+        result = _time(spec, watched, batches, device, say)
     found.keep_short(result, None)
 
     energy, warnings = run_energy_pass(spec, watched, batches, device, say)
@@ -173,9 +166,68 @@ def run_short_phase(
     work = run_work_pass(spec, step, batches, device, say)
     result = result.model_copy(update={"work": work})
     found.keep_short(result, profile)
-    if in_use is not None and asked.inference:
+    if in_use is not None and spec.short.inference:
         used = run_inference_pass(spec, step.model, in_use, batches[0], device, say, found.warn)
         found.keep_short(result.model_copy(update={"inference": used}), profile)
+
+
+def run_timing_pass(
+    spec: RunSpec, step: ClassifierStep, train: EncodedSplit, device: Device, say: Say, found: Findings
+) -> None:
+    """The timing pass alone; arguments and errors as of ``run_short_phase``."""
+    batches = fixed_batches(spec, train, device)
+    found.keep_short(_time(spec, _WatchedStep(step), batches, device, say), None)
+
+
+def _time(
+    spec: RunSpec, watched: _WatchedStep, batches: Sequence[Batch], device: Device, say: Say
+) -> ShortResult:
+    asked = spec.short
+    begin = time.perf_counter()
+
+    def on_step(part: str, done: int, total: int) -> None:
+        if part == "timing" and done == 0:
+            watched.check("warm-up")
+        elapsed = time.perf_counter() - begin
+        left = elapsed / done * (total - done) if part == "timing" and done else None
+        if left is not None and asked.max_seconds is not None:
+            left = max(0.0, min(left, asked.max_seconds - elapsed))
+        say(Progress(phase=f"short: {part}", step=done, total=total, seconds_left=left))
+
+    latency = measure_latency(
+        watched,
+        batches,
+        device,
+        warmup_steps=asked.warmup_steps,
+        extra_warmup_steps=asked.extra_warmup_steps,
+        steps=asked.steps,
+        min_seconds=asked.min_seconds,
+        max_seconds=asked.max_seconds,
+        on_step=on_step,
+    )
+    watched.check("timing")
+    return _timed(spec, [batch.real_tokens for batch in batches], latency)
+
+
+def _warm_up(
+    spec: RunSpec, watched: _WatchedStep, batches: Sequence[Batch], device: Device, say: Say
+) -> None:
+    """What the passes after a timing pass find done, where that was done elsewhere."""
+    asked, begin = spec.short, time.perf_counter()
+
+    def out_of_time() -> bool:
+        return asked.max_seconds is not None and time.perf_counter() - begin > asked.max_seconds * SHARE
+
+    warm_up(
+        watched,
+        batches,
+        device,
+        steps=asked.warmup_steps,
+        extra_steps=0,
+        out_of_time=out_of_time,
+        on_step=lambda done, total: say(Progress(phase="short: warm-up", step=done, total=total)),
+    )
+    watched.check("warm-up")
 
 
 def fixed_batches(spec: RunSpec, train: EncodedSplit, device: Device) -> list[Batch]:
@@ -198,13 +250,14 @@ def _timed(spec: RunSpec, real_tokens: list[int], latency: Latency) -> ShortResu
     first = latency.warmup_steps
     return ShortResult(
         warmup_steps=latency.warmup_steps,
+        steady=latency.steady,
         stopped_by=latency.stopped_by,
         batch_size=spec.train.batch_size,
         padded_tokens=spec.train.batch_size * spec.data.max_length,
         real_tokens=tuple(
             real_tokens[(first + index) % len(real_tokens)] for index in range(len(latency.steps))
         ),
-        times=_times(latency),
+        times=step_times(latency),
         memory=None,
     )
 
@@ -244,16 +297,31 @@ def _breakdown(profile: StepProfile, memory: StepBytes) -> PeakBreakdown:
     )
 
 
-def _times(latency: Latency) -> StepTimes:
-    def of(phase: str) -> tuple[float, ...]:
-        return tuple(step.phases_s[phase] for step in latency.steps)
-
-    steps: tuple[StepTime, ...] = latency.steps
+def step_times(latency: Latency) -> StepTimes:
+    """Samples of all clocks, as records have them."""
     return StepTimes(
         clock=latency.clock,
-        step_s=tuple(step.total_s for step in steps),
-        forward_s=of("forward"),
-        backward_s=of("backward"),
-        clip_s=of("clip") if "clip" in steps[0].phases_s else None,
-        optimizer_s=of("optimizer"),
+        host=_host_times(latency.steps),
+        wall=PhaseTimes(**_by_phase(latency.waited)) if latency.waited else None,
+        enqueue=_host_times(latency.waited),
+        pass_s=latency.pass_s,
+        **_by_phase(latency.steps),
     )
+
+
+def _host_times(steps: Sequence[StepTime]) -> PhaseTimes | None:
+    hosts = [step.host for step in steps if step.host is not None]
+    return PhaseTimes(**_by_phase(hosts)) if hosts else None
+
+
+def _by_phase(steps: Sequence[StepTime]) -> dict[str, Any]:
+    def of(phase: str) -> tuple[float, ...]:
+        return tuple(step.phases_s[phase] for step in steps)
+
+    return {
+        "step_s": tuple(step.total_s for step in steps),
+        "forward_s": of("forward"),
+        "backward_s": of("backward"),
+        "clip_s": of("clip") if "clip" in steps[0].phases_s else None,
+        "optimizer_s": of("optimizer"),
+    }

@@ -10,6 +10,7 @@ from peprof.breakdown.values import StepProfile
 from peprof.errors import PeprofError
 from peprof.events import Progress
 from peprof.results.record import Environment, Predictions, RunRecord, TrainingHistory
+from peprof.running.rounds import KeptRound
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec
 
@@ -75,12 +76,14 @@ class RunResult:
         history: of the full phase, if it trained.
         memory: of a step of the short phase, if it got that far.
         predictions: the full phase's answers one by one, if it came to its end.
+        method_source: digest of the method's source, if it got as far as that.
     """
 
     record: RunRecord
     history: TrainingHistory | None
     memory: StepProfile | None = None
     predictions: Predictions | None = None
+    method_source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +100,8 @@ class RunTask:
         after_failure: whether the attempt before this one failed by itself.
         run_directory: beside whose record trackers keep what they write.
         trackers: names of those that follow the run.
+        timing_only: a round of the run and not the run itself: steps are timed, and nothing else is done.
+        rounds: of the run, timed before; empty where it times its steps itself.
     """
 
     spec: RunSpec
@@ -108,6 +113,8 @@ class RunTask:
     after_failure: bool = False
     run_directory: Path
     trackers: tuple[str, ...] = ()
+    timing_only: bool = False
+    rounds: tuple[KeptRound, ...] = ()
 
 
 Task = PrepareTask | RunTask

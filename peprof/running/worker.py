@@ -32,8 +32,9 @@ from peprof.running.full_phase import run_full_phase
 from peprof.running.inference_pass import InUse
 from peprof.running.keeping import keep_adapter
 from peprof.running.replay import out_of_memory, run_out_again
-from peprof.running.resuming import PeriodicKeeper, RunCheckpoint, conditions_of
-from peprof.running.short_phase import run_short_phase
+from peprof.running.resuming import PeriodicKeeper, RunCheckpoint, conditions_of, source_digest
+from peprof.running.rounds import KeptRound, rounds_of
+from peprof.running.short_phase import run_short_phase, run_timing_pass
 from peprof.running.subject import Built, Subject
 from peprof.running.tasks import RunResult, Say
 from peprof.suite.planning import RunSpec
@@ -52,6 +53,12 @@ PURE_HALF_WARNING = (
 )
 
 
+ROUNDS_WARNING = (
+    "timed once and not in rounds: some of these were timed with another source of the method, or on another "
+    "kind of device; remove the record and run the suite again to have them all"
+)
+
+
 @dataclass(kw_only=True)
 class _Findings:
     """What a run has found so far; filled as it goes, so that a failure keeps what came before it."""
@@ -61,6 +68,7 @@ class _Findings:
     predictions: Predictions | None = None
     memory: StepProfile | None = None
     phase: str = "setup"
+    method_source: str | None = None
     run_out_again: Callable[[], StepProfile | None] | None = None
     following: Following | None = None
 
@@ -105,6 +113,8 @@ def run(
     after_failure: bool = False,
     run_directory: Path | None = None,
     trackers: Sequence[str] = (),
+    timing_only: bool = False,
+    rounds: Sequence[KeptRound] = (),
 ) -> RunResult:
     """Does one run on a device.
 
@@ -121,17 +131,19 @@ def run(
         after_failure: whether the attempt before this one failed by itself.
         run_directory: beside whose record trackers keep what they write; ``None`` for no trackers.
         trackers: names of those that follow the run; they were checked.
+        timing_only: times steps and does nothing else: a round of the run, whose record holds the times.
+        rounds: of the run, timed before; empty where it times its steps itself.
 
     Returns:
         The record, whatever happened, and what lies beside it.
     """
     begin, started_at = time.perf_counter(), utc_now()
     found = _Findings()
-    if run_directory is not None:
+    if run_directory is not None and not timing_only:
         found.following = Following(spec, run_directory, trackers, found.warn)
     kept_in = _KeptIn(
-        adapter=adapter_directory,
-        checkpoint=checkpoint_directory,
+        adapter=adapter_directory if not timing_only else None,
+        checkpoint=checkpoint_directory if not timing_only else None,
         attempt=attempt,
         after_failure=after_failure,
     )
@@ -143,7 +155,7 @@ def run(
     status: Status = "ok"
     failure: Failure | None = None
     try:
-        _run(spec, device_name, source, found, heard, begin, kept_in)
+        _run(spec, device_name, source, found, heard, begin, kept_in, timing_only, rounds)
     except Exception as error:  # noqa: BLE001 -- the border of the process: any failure becomes a row
         status, failure = _explain(error, found.phase)
         if isinstance(error, StepOutOfMemoryError):
@@ -162,7 +174,11 @@ def run(
             **found.parts,
         )
         return RunResult(
-            record=record, history=found.history, memory=found.memory, predictions=found.predictions
+            record=record,
+            history=found.history,
+            memory=found.memory,
+            predictions=found.predictions,
+            method_source=found.method_source,
         )
 
     # Here the error is gone, and with it the tensors that its traceback held.
@@ -182,6 +198,8 @@ def _run(
     say: Say,
     begin: float,
     kept_in: _KeptIn,
+    timing_only: bool,
+    rounds: Sequence[KeptRound],
 ) -> None:
     if kept_in.adapter is not None:
         # What an earlier attempt has trained isn't what this one's record tells of.
@@ -199,10 +217,15 @@ def _run(
     built = subject.build()
     found.parts |= {"parameters": built.counts, "model": built.facts}
     found.parts["setup_time_s"] = time.perf_counter() - begin
+    found.method_source = source_digest(type(built.method))
 
+    if timing_only:
+        found.run_out_again = partial(run_out_again, spec, built.step, built.train, built.owners, device)
+        run_timing_pass(spec, built.step, built.train, device, say, found)
+        return
     checkpoint = _checkpoint(spec, built.method, found, kept_in)
     if "short" in spec.phases and not _found_before(checkpoint, found):
-        _run_short(spec, built, subject, device, say, found, checkpoint)
+        _run_short(spec, built, subject, device, say, found, checkpoint, rounds)
         if "full" in spec.phases:
             # The short phase has trained: start again from the same seed. The old model must go first.
             say(Progress(phase="setup"))
@@ -284,11 +307,17 @@ def _run_short(
     say: Say,
     found: _Findings,
     checkpoint: RunCheckpoint | None,
+    rounds: Sequence[KeptRound],
 ) -> None:
     in_use = InUse(method=built.method, make_plain=subject.build_plain)
     warnings = len(found.parts.get("warnings", ()))
     found.run_out_again = partial(run_out_again, spec, built.step, built.train, built.owners, device)
-    run_short_phase(spec, built.step, built.train, built.owners, device, say, found, in_use=in_use)
+    if len([one for one in rounds if one.method_source == found.method_source]) < rounds_of(spec):
+        found.warn(ROUNDS_WARNING)
+        rounds = ()
+    run_short_phase(
+        spec, built.step, built.train, built.owners, device, say, found, in_use=in_use, rounds=rounds
+    )
     found.run_out_again = None
     if checkpoint is not None:
         checkpoint.keep_short(found.parts["short"], found.parts.get("warnings", ())[warnings:], found.memory)

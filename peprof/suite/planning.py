@@ -78,6 +78,8 @@ class RunSpec(Part):
                     call_default_factory=True
                 ):
                     decides[part].pop(name)
+        if self.short.by_default:  # before there was a least time, the steps alone were the default
+            decides["short"].pop("min_seconds")
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.method.label}-s{self.seed}-{digest}"
@@ -92,7 +94,7 @@ _LATER_KEYS: dict[str, tuple[str, ...]] = {
         "group_by_length", "optimizer_options", "gradient_accumulation_steps", "autocast", "max_seconds",
         "keep", "early_stopping_patience",
     ),
-    "short": ("energy_seconds", "inference"),
+    "short": ("energy_seconds", "inference", "extra_warmup_steps", "min_seconds", "rounds"),
     "method": ("gradient_checkpointing",),
 }  # fmt: skip
 """Keys that came after the first results: with their defaults they leave the ids as they were."""

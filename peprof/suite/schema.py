@@ -235,13 +235,23 @@ class TrainConfig(Part):
         return parts
 
 
+DEFAULT_STEPS, DEFAULT_SECONDS = 30, 3.0
+"""Of the timing pass, both at least, where a suite says neither."""
+
+
 class ShortConfig(Part):
     """``[short]``: the short phase, which measures memory and latency of single steps.
 
     Args:
-        warmup_steps: steps before measuring; cut short when they take a third of ``max_seconds``.
+        warmup_steps: steps before measuring, at least; cut short when they take a third of ``max_seconds``.
+        extra_warmup_steps: so many more, at most, until steps take equally long.
         steps: measured steps.
+        min_seconds: measure more steps until so much time has passed. Where neither this nor ``steps`` is
+            given it is 3 s, where only ``steps`` is given there is no such time.
         max_seconds: stop the timing pass sooner, but never below 3 measured steps; ``None``: no limit.
+        rounds: so often each method is timed, in turns with the others (A B C, A B C) and each time in a
+            process of its own, so that a machine that drifts drifts for all of them. All of the above holds
+            for each round. 1: once, in the run itself.
         energy_seconds: how long steps are run to count the device's joules; no time where it has no counter.
             ``None``: they aren't counted.
         inference: also measure what using the model costs, merged and not, beside the plain backbone, which
@@ -249,10 +259,25 @@ class ShortConfig(Part):
     """
 
     warmup_steps: Annotated[int, Field(ge=1)] = 5
-    steps: Annotated[int, Field(ge=3)] = 30
+    extra_warmup_steps: Annotated[int, Field(ge=0)] = 25
+    steps: Annotated[int, Field(ge=3)] = DEFAULT_STEPS
+    min_seconds: OptionalPositive = None
     max_seconds: OptionalPositive = 60.0
+    rounds: Annotated[int, Field(ge=1)] = 1
     energy_seconds: OptionalPositive = 5.0
     inference: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _long_enough(cls, table: Any) -> Any:
+        if isinstance(table, dict) and not {"steps", "min_seconds"} & table.keys():
+            return {**table, "min_seconds": DEFAULT_SECONDS}
+        return table
+
+    @property
+    def by_default(self) -> bool:
+        """Whether it measures as long as where a suite says nothing of it."""
+        return (self.steps, self.min_seconds) == (DEFAULT_STEPS, DEFAULT_SECONDS)
 
 
 class LimitsConfig(Part):

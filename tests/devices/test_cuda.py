@@ -85,6 +85,42 @@ def test_a_step_that_has_not_ended_waits_for_the_next_drain() -> None:
     assert [step.total_s for step in clock.drain()] == pytest.approx([0.007])
 
 
+def test_the_host_is_timed_at_the_same_marks_by_its_own_clock() -> None:
+    cuda = FakeCuda()
+    host_ns = iter(range(0, 10**9, 250_000))
+    clock = EventClock(cuda, DEVICE, now_ns=lambda: next(host_ns))
+    run_step(clock, cuda, {"forward": 10.0, "backward": 20.0, "optimizer": 4.0})
+    clock.mark("forward")
+    (step,) = clock.drain()
+    assert step.phases_s == pytest.approx({"forward": 0.010, "backward": 0.020, "optimizer": 0.004})
+    assert step.host is not None and step.host.host is None
+    assert step.host.phases_s == pytest.approx({"forward": 25e-5, "backward": 25e-5, "optimizer": 25e-5})
+    assert step.host.total_s == pytest.approx(75e-5)
+
+
+def test_a_mark_is_two_readings_and_nothing_else() -> None:
+    """What a mark asks of device and host, each time: more of it would be part of what is timed."""
+    asked: list[str] = []
+
+    class Counted(FakeCuda):
+        def __getattribute__(self, name: str) -> object:
+            if name in ("synchronize", "current_stream", "Event", "memory_stats"):
+                asked.append(name)
+            return super().__getattribute__(name)
+
+    def now_ns() -> int:
+        asked.append("host")
+        return 0
+
+    clock = EventClock(Counted(), DEVICE, now_ns=now_ns)
+    clock.mark("forward")
+    clock.mark(None)
+    clock.drain()
+    asked.clear()
+    clock.mark("forward")
+    assert asked == ["current_stream", "host"]
+
+
 def test_a_phase_entered_twice_is_summed() -> None:
     cuda = FakeCuda()
     clock = EventClock(cuda, DEVICE)

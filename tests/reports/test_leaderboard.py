@@ -9,6 +9,7 @@ from peprof.errors import UsageError
 from peprof.reports.columns import COLUMNS, sort_rows
 from peprof.reports.leaderboard import print_leaderboards
 from peprof.results.comparison import leaderboards
+from peprof.results.record import TimedRound
 from tests.reports.boards import offline, whole
 from tests.results.factory import (
     ENVIRONMENT,
@@ -16,6 +17,7 @@ from tests.results.factory import (
     make_full,
     make_record,
     make_short,
+    make_times,
 )
 
 
@@ -232,6 +234,59 @@ def test_outliers_slow_first_steps_and_warnings_are_told():
     assert " Outlying steps (modified z-score above 3.5): full 1, lora 1.\n" in table
     assert " The first measured step is slow, warm-up may be too short: full, lora.\n" in table
     assert f" full, lora: {warning}\n" in table
+
+
+def noisy(slower=1.0, count=30):
+    return tuple(slower * (100 + (step * 7) % 5) for step in range(count))
+
+
+def test_how_far_the_widest_interval_reaches_and_whose_it_is():
+    records = [
+        make_record("full", short=make_short(step_ms=noisy())),
+        make_record("lora", short=make_short(step_ms=(100, 110) * 5)),
+    ]
+    table = shown(leaderboards(records), 140)
+    # Of ten values the second smallest and the second largest: 100 and 110 around 105.
+    words = "10 (lora) and 30 (full) measured steps; 95 % intervals reach ±4.8 % (lora)."
+    assert f" Step times are medians of {words}\n" in table
+    (line,) = [
+        line
+        for line in shown(leaderboards(records), 140, columns=["step_interval", "step_p90"]).splitlines()
+        if "lora" in line and "to" in line and "ms" in line
+    ]
+    assert line.split() == ["lora", "100", "ms", "to", "110", "ms", "110", "ms"]
+
+
+def test_rounds_are_told_with_the_steps():
+    rounds = tuple(
+        TimedRound(steps=10, warmup_steps=5, steady=True, stopped_by="steps", started_at="") for _ in range(3)
+    )
+    steps = (*(100, 102) * 5, *(103, 105) * 5, *(100, 102) * 5)
+    short = make_short(step_ms=steps).model_copy(update={"rounds": rounds})
+    table = shown(leaderboards([make_record("lora", short=short)]), 140)
+    # The rounds' medians are 101, 104, 101: their standard error is 1, Student's t 4.303, the median 102.
+    words = "30 measured steps in 3 rounds, methods in turns; 95 % intervals reach ±4.2 %."
+    assert f" Step times are medians of {words}\n" in table
+
+
+def test_unsteady_cold_and_launch_bound_steps_are_told():
+    drifting = make_short(step_ms=[100 + 2 * step for step in range(30)])
+    spread = make_short(step_ms=(90, 100, 110) * 10)
+    cold = make_short(step_ms=noisy()).model_copy(update={"steady": False})
+    calm = make_short(step_ms=noisy()).model_copy(update={"steady": True})
+    few = make_times((95, 96))
+    times = make_times(noisy()).model_copy(
+        update={"clock": "cuda_events", "host": few, "enqueue": make_times((99, 101)), "wall": few}
+    )
+    bound = make_short(step_ms=noisy()).model_copy(update={"times": times})
+    kinds = {"full": calm, "lora": drifting, "ia3": spread, "lst": cold, "head": bound}
+    table = shown(leaderboards([make_record(label, short=short) for label, short in kinds.items()]), 200)
+    # From 109 in the first third to 149 in the last; quartiles 114.5 and 143.5 around 129.
+    words = "ia3 (quartiles 20.0 % apart), lora (+36.7 % from the first third to the last, quartiles 22.5 % apart)"
+    assert f" Step times are unsteady: {words}.\n" in table
+    assert " Steps didn't take equally long yet when warm-up ended: lst.\n" in table
+    assert " Launch-bound: the host takes as long to queue a step as the device to do it: head." in table
+    assert "full" not in table[table.index("unsteady") :]
 
 
 def test_a_trained_suite_without_any_accuracy_says_why():

@@ -78,6 +78,35 @@ OFFLINE: the hub can't be reached
     )
 
 
+def test_rounds_are_told_and_their_time_counts_for_their_run(clock):
+    records = [make_record(label, short=make_short(), rounds=2) for label in ("full", "lora")]
+    file = io.StringIO()
+    progress = RunProgress(Console(file=file, width=60), clock=clock)
+    with progress:
+        progress.plan(2, 0)
+        for number in (1, 2):
+            for index, record in enumerate(records, start=1):
+                progress.round_started(record.spec, index, 2, number)
+                clock.now_s += 10
+                progress.round_finished(record.spec)
+        progress.run_started(records[0].spec, 1, 2)
+        clock.now_s += 20
+        progress.run_finished(records[0])
+        progress.run_started(records[1].spec, 2, 2)
+        clock.now_s += 5
+        progress.progress(Progress(phase="short: memory", run_id=records[1].run_id))
+    lines = file.getvalue().splitlines()
+    assert lines[1:5] == [
+        "[1/2] full, seed 0, round 1 of 2: started",
+        "[2/2] lora, seed 0, round 1 of 2: started",
+        "[1/2] full, seed 0, round 2 of 2: started",
+        "[2/2] lora, seed 0, round 2 of 2: started",
+    ]
+    assert (
+        lines[-1] == "[2/2] lora, seed 0: short: memory, suite: about 0:35 left"
+    )  # 40 s the first, 5 s spent
+
+
 def terminal(clock, width=100):
     file = io.StringIO()
     return file, RunProgress(

@@ -29,6 +29,7 @@ epochs = 1
 seeds = {seeds}
 [short]
 warmup_steps = 1
+extra_warmup_steps = 0
 steps = 3
 {limits}
 """
@@ -73,6 +74,8 @@ class Listener:
         self.planned: list[tuple[int, int]] = []
         self.notices: list[str] = []
         self.started: list[str] = []
+        self.rounds: list[tuple[str, int]] = []
+        self.rounds_finished = 0
         self.events: list[Progress] = []
         self.finished: list[RunRecord] = []
 
@@ -84,6 +87,12 @@ class Listener:
 
     def run_started(self, spec: RunSpec, index: int, total: int) -> None:
         self.started.append(spec.run_id)
+
+    def round_started(self, spec: RunSpec, index: int, total: int, number: int) -> None:
+        self.rounds.append((spec.method.label, number))
+
+    def round_finished(self, spec: RunSpec) -> None:
+        self.rounds_finished += 1
 
     def progress(self, event: Progress) -> None:
         self.events.append(event)

@@ -151,7 +151,12 @@ def make_spec(*, steps: int = 4, max_grad_norm: float | None = 1.0) -> RunSpec:
             "model": {"name": "peprof/tiny", "weights": "random"},
             "data": {"name": "peprof/reviews", "max_length": LENGTH},
             "train": {"batch_size": 4, "max_grad_norm": max_grad_norm},
-            "short": {"warmup_steps": 2, "steps": steps, "energy_seconds": None},  # see test_energy_pass
+            "short": {
+                "warmup_steps": 2,
+                "extra_warmup_steps": 0,
+                "steps": steps,
+                "energy_seconds": None,  # see test_energy_pass
+            },
             "methods": ({"name": "full", "label": "full"},),
         }
     )

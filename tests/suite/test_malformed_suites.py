@@ -130,6 +130,25 @@ CASES = [
         ["short.steps: found 2; expected an integer >= 3"],
     ),
     (
+        "rounds, warm-up and times that there can't be",
+        WHOLE + '[short]\nrounds = 0\nextra_warmup_steps = -1\nmin_seconds = 0\nround = 3\n',
+        [
+            "short.rounds: found 0; expected an integer >= 1",
+            "short.extra_warmup_steps: found -1; expected an integer >= 0",
+            'short.min_seconds: found 0; expected a number > 0, or "none"',
+            "short.round: unknown key (found 3); expected one of warmup_steps, extra_warmup_steps, steps, "
+            "min_seconds, max_seconds, rounds, energy_seconds, inference. Did you mean 'rounds'?",
+        ],
+    ),
+    (
+        "rounds in words",
+        WHOLE + '[short]\nrounds = "three"\nsteps = 30.5\n',
+        [
+            'short.rounds: found "three", a string; expected an integer >= 1',
+            "short.steps: found 30.5; expected an integer >= 3",
+        ],
+    ),
+    (
         "a date",
         WHOLE + "[limits]\nrun_seconds = 2024-01-01\n",
         ['limits.run_seconds: found 2024-01-01; expected a number > 0, or "none"'],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from typing import Any
@@ -142,6 +143,35 @@ def test_the_id_is_what_it_was() -> None:
     assert spec().run_id == _RUN_ID
 
 
+def test_steps_alone_have_the_id_that_they_had_before_there_was_a_least_time() -> None:
+    """A suite that named its steps, and one that named nothing, go on with their results."""
+    named = spec(short=ShortConfig(steps=30, warmup_steps=5, max_seconds=60.0))
+    assert named.short.min_seconds is None and named.run_id == _RUN_ID
+    of_before = json.loads(spec().model_dump_json())
+    for key in ("extra_warmup_steps", "min_seconds", "rounds"):
+        del of_before["short"][key]
+    assert RunSpec.model_validate_json(json.dumps(of_before)).run_id == _RUN_ID
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({}, (30, 3.0)),
+        ({"max_seconds": 20.0, "warmup_steps": 3}, (30, 3.0)),
+        ({"steps": 10}, (10, None)),
+        ({"min_seconds": 1.5}, (30, 1.5)),
+        ({"min_seconds": "none"}, (30, None)),
+        ({"steps": 10, "min_seconds": 1.5}, (10, 1.5)),
+    ],
+)
+def test_thirty_steps_and_three_seconds_where_a_suite_says_neither(
+    said: dict[str, object], found: tuple[int, float | None]
+) -> None:
+    short = ShortConfig.model_validate(said)
+    assert (short.steps, short.min_seconds) == found
+    assert ShortConfig.model_validate_json(short.model_dump_json()) == short
+
+
 def test_the_id_is_the_same_in_another_process_and_after_json() -> None:
     text = spec().model_dump_json()
     assert RunSpec.model_validate_json(text) == spec()
@@ -174,6 +204,7 @@ _DECIDING: dict[str, dict[str, object]] = {
     },
     "short": {
         "warmup_steps": 6, "steps": 6, "max_seconds": None, "energy_seconds": None, "inference": True,
+        "extra_warmup_steps": 6, "min_seconds": 6.0, "rounds": 3,
     },
     "method": {"name": "b", "options": {"rank": 9, "targets": ("attention.query",)},
                "gradient_checkpointing": True},
