@@ -1,7 +1,7 @@
 """Recorded sessions through library, source, sampler's loop and window: what they say must be said again.
 
-Sessions that a GPU has left (``nvml-session.jsonl`` of ``benchmarks/gpu_check.py``) lie in ``sessions/``; those
-of the stand-in are recorded here.
+Sessions that a GPU has left (``nvml-session.jsonl`` of ``benchmarks/gpu_check.py``) lie in ``sessions/``,
+those of the stand-in are recorded here.
 """
 
 from __future__ import annotations
