@@ -9,7 +9,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
+from peprof.devices.cpu import AllocationEventMeter
+from peprof.running.methods import enable_checkpointing
 from peprof.testing.limiting import AllocatorPeaks, PeakLimit
 from peprof.testing.live_tensors import LiveTensors
 
@@ -212,3 +215,30 @@ def test_on_cuda_the_allocators_count_is_held_to_the_limit(monkeypatch: pytest.M
         "  peak   1.50 KiB (1,536 B), in aten.zeros",
         "  of it  400 B (400 B) are tensors; the rest is the allocator's rounding and what libraries use",
     ]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_transformer_made_and_trained_is_counted_as_the_allocator_counts(checkpointing: bool) -> None:
+    """The torch profiler's events say the same, but for scalars that operators make tensors of within."""
+    config = DistilBertConfig(
+        vocab_size=100, dim=32, hidden_dim=64, n_heads=2, n_layers=2, attn_implementation="eager"
+    )
+    ids = torch.randint(5, 100, (4, 16))
+
+    def train() -> None:
+        model = DistilBertForSequenceClassification(config)
+        if checkpointing:
+            enable_checkpointing(model)
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+        for _ in range(2):
+            model(input_ids=ids, labels=torch.zeros(4, dtype=torch.long)).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    train()  # what is made once and kept
+    with AllocationEventMeter([]) as meter:
+        meter.mark("all")
+        train()
+    scalars_bytes = meter.result().peak_bytes - peaks_of(train)[CPU]
+    assert 0 <= scalars_bytes <= 64
+    assert meter.result().peak_bytes > 700_000
