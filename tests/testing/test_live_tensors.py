@@ -242,3 +242,17 @@ def test_a_transformer_made_and_trained_is_counted_as_the_allocator_counts(check
     scalars_bytes = meter.result().peak_bytes - peaks_of(train)[CPU]
     assert 0 <= scalars_bytes <= 64
     assert meter.result().peak_bytes > 700_000
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_limits_are_held_by_the_allocators_count() -> None:
+    kept = torch.empty(16 * 2**20, dtype=torch.uint8, device="cuda")
+    with PeakLimit(8 * 2**20 - 1) as limit:
+        for _ in range(2):
+            block = torch.empty(8 * 2**20, dtype=torch.uint8, device="cuda")
+            del block
+    assert limit.peaks()[kept.device] == 8 * 2**20
+    excess = limit.excess()
+    assert excess is not None and excess.counted_by_allocator
+    assert dict(excess.profile.peak.operators) == {"aten.empty.memory_format": 8 * 2**20}
