@@ -22,6 +22,8 @@ TOP = 5
 class AllocatorPeaks:
     """The caching allocator's own peaks over a stretch of code, by device, less what was in use before.
 
+    Code that resets these peaks itself, as ``measure_memory`` does, hides what was before that.
+
     Args:
         cuda: ``torch.cuda``, or what stands in for it in a test.
     """
