@@ -182,12 +182,13 @@ def _row(verdict: Verdict) -> tuple[str, str, str, str, str]:
     )
 
 
-def updated(before: Baseline, runs: Iterable[Iterable[Ratio]]) -> Baseline:
+def updated(before: Baseline, runs: Iterable[Iterable[Ratio]], *, partial: bool = False) -> Baseline:
     """The baseline of the runs' medians; modes without a run stay as they were.
 
     Args:
         before: its tolerances are kept, since somebody may have chosen them; new ratios get their kind's.
         runs: of any mode.
+        partial: the runs are of some benchmarks only: what they didn't measure stays.
     """
     values: dict[str, dict[str, list[Ratio]]] = {}
     for run in runs:
@@ -195,7 +196,7 @@ def updated(before: Baseline, runs: Iterable[Iterable[Ratio]]) -> Baseline:
             values.setdefault(ratio.mode, {}).setdefault(ratio.name, []).append(ratio)
     after = dict(before)
     for mode, by_name in values.items():
-        after[mode] = {}
+        after[mode] = dict(before.get(mode, {})) if partial else {}
         for name, ratios in sorted(by_name.items()):
             known = before.get(mode, {}).get(name)
             tolerance = TOLERANCES[ratios[0].kind][ratios[0].mode] if known is None else known.tolerance
@@ -254,20 +255,19 @@ def _check(run: Path, baseline: Path, *, partial: bool) -> int:
     return int(faults > 0)
 
 
-def _record(runs: Sequence[Path], baseline: Path, modes: Sequence[Mode], repeats: int) -> int:
+def _record(
+    runs: Sequence[Path], baseline: Path, modes: Sequence[Mode], repeats: int, *, partial: bool
+) -> int:
     before = load_baseline(baseline) if baseline.exists() else {"quick": {}, "full": {}}
     with tempfile.TemporaryDirectory() as folder:
         files = runs or [measure(m, Path(folder), n) for n in range(repeats) for m in modes]
         found = [ratios_in(file) for file in files]
-    after = updated(before, found)
+    after = updated(before, found, partial=partial)
     write_baseline(baseline, after, conditions())
     for mode in dict.fromkeys(ratio.mode for run in found for ratio in run):
         print(f"\n{mode}: the medians beside what was recorded before")
-        print(
-            table(
-                [Verdict(name=n, value=r.value, recorded=before[mode].get(n)) for n, r in after[mode].items()]
-            )
-        )
+        pairs = ((name, entry.value, before[mode].get(name)) for name, entry in after[mode].items())
+        print(table([Verdict(name=name, value=value, recorded=old) for name, value, old in pairs]))
     print(f"\nwritten to {baseline}")
     return 0
 
@@ -278,18 +278,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="compare a run with the baseline")
     check.add_argument("run", type=Path)
-    check.add_argument("--partial", action="store_true", help="the run is of some benchmarks only")
     record = commands.add_parser("record", help="write the baseline, of given runs or of new ones")
     record.add_argument("runs", type=Path, nargs="*")
     record.add_argument("--mode", choices=("quick", "full"), action="append", help="both, if not given")
     record.add_argument("--repeats", type=int, default=3, help="new runs in each mode, for their medians")
     for command in (check, record):
         command.add_argument("--baseline", type=Path, default=BASELINE)
+        command.add_argument("--partial", action="store_true", help="the runs are of some benchmarks only")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "check":
             return _check(chosen.run, chosen.baseline, partial=chosen.partial)
-        return _record(chosen.runs, chosen.baseline, chosen.mode or ("quick", "full"), chosen.repeats)
+        modes = chosen.mode or ("quick", "full")
+        return _record(chosen.runs, chosen.baseline, modes, chosen.repeats, partial=chosen.partial)
     except RatiosError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

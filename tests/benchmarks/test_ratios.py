@@ -103,6 +103,13 @@ def test_recording_takes_medians_and_keeps_tolerances_and_other_modes(tmp_path: 
     assert main(["check", str(runs[0]), "--baseline", str(baseline)]) == 1  # 1.9 by 1.2
 
 
+def test_recording_some_leaves_the_others(tmp_path: Path) -> None:
+    baseline = baseline_of(tmp_path / "baseline.json", a=recorded(1.0), b=recorded(2.0))
+    run = run_of(tmp_path / "run.json", ratio("b", 3.0))
+    assert main(["record", str(run), "--partial", "--baseline", str(baseline)]) == 0
+    assert ratios.load_baseline(baseline)["quick"] == {"a": recorded(1.0), "b": recorded(3.0)}
+
+
 def test_recording_measures_in_both_modes_and_writes_nothing_if_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
