@@ -141,10 +141,10 @@ def _top(division: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _table(title: str, rows: Iterable[tuple[str, int]], total_bytes: int) -> list[str]:
-    rows = [(name, human_bytes(count), human_percent(count / total_bytes)) for name, count in rows]
-    if not rows:
+    cells = [(name, human_bytes(count), human_percent(count / total_bytes)) for name, count in rows]
+    if not cells:
         return []
-    names, sizes = (max(len(row[column]) for row in rows) for column in (0, 1))
+    names, sizes = (max(len(row[column]) for row in cells) for column in (0, 1))
     return ["", f"  {title}"] + [
-        f"    {name.ljust(names)}  {size.rjust(sizes)}  {share.rjust(5)} %" for name, size, share in rows
+        f"    {name.ljust(names)}  {size.rjust(sizes)}  {share.rjust(5)} %" for name, size, share in cells
     ]
