@@ -7,6 +7,7 @@ import zipfile
 
 WANTED = (
     "peprof/py.typed",
+    "peprof/testing/plugin.py",
     "peprof/cli/run.py",
     "peprof_methods/lora.py",
     "peprof_methods/py.typed",
@@ -25,6 +26,7 @@ def main(path: str) -> None:
     strays = [name for name in names if name.split("/")[0] in ("tests", "benchmarks", "methods", "suites")]
     assert not strays, f"should not be in the wheel: {strays}"
     assert "[peprof.methods]" in text and "lora = peprof_methods.lora:LoRA" in text
+    assert "[pytest11]" in text and "peprof = peprof.testing.plugin" in text
     print(f"wheel: {len(names)} files")
 
 

@@ -1,9 +1,12 @@
-"""All that needs a GPU, in one go: tests marked ``gpu``, measurements, peaks against the pool's own counters.
+"""All that needs a GPU, in one go: tests marked ``gpu``, measurements, peaks against the pool's own counters,
+a step's time against other libraries' clocks, and its joules against power over time.
 
     python benchmarks/gpu_check.py --output DIRECTORY
 
-Writes one JSON file, and a memory snapshot for PyTorch's viewer. Needs no network: weights are random, data
-is generated. Ends with exit code 1 if anything failed; what was measured until then is written all the same.
+Writes one JSON file, a memory snapshot for PyTorch's viewer, and what the sampler of energy saw
+(``nvml-session.jsonl``, which in tests/meters/sessions is replayed by tests). Needs no network: weights are
+random, data is generated. Ends with exit code 1 if anything failed; what was measured until then is written
+all the same.
 """
 
 from __future__ import annotations
@@ -72,7 +75,9 @@ def main() -> int:
     # Imports that take seconds, after the answer to whoever has no GPU.
     import transformers
 
+    from benchmarks.gpu_clocks import compare_clocks, compare_energy, roberta_step
     from benchmarks.gpu_pools import SETTINGS, check_methods, profile_method
+    from peprof.devices import open_device
 
     output.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
@@ -82,9 +87,19 @@ def main() -> int:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
         "tests": run_tests(),
+        "clocks": {},
+        "energy": {},
         "pools": {},
         "measurements": {},
     }
+    device = open_device("cuda:0")
+    step, batch = roberta_step(device.torch_device)
+    try:
+        report["clocks"] = compare_clocks(step, batch, device)
+    except (ImportError, RuntimeError) as error:  # triton's, maybe: the rest is worth having
+        report["clocks"] = {"error": f"{type(error).__name__}: {error}", "equal": False}
+    report["energy"] = compare_energy(step, batch, device, session=output / "nvml-session.jsonl")
+    del step, batch
     report["pools"] = check_methods(torch.device("cuda", 0))
     profile_method(
         "lora", torch.device("cuda", 0), SETTINGS[0], snapshot_file=output / "lora-snapshot.pickle"
@@ -100,9 +115,14 @@ def main() -> int:
         if not found.get("equal", True)
     ]
     print(f"peaks that aren't explained to the byte: {', '.join(unequal) or 'none'}")
+    clocks, energy = report["clocks"], report["energy"]
+    beside = clocks.get("peprof_differs_by") or clocks["error"]
+    print(f"peprof's seconds of a step beside those of others: {beside}")
+    told = energy.get("integrated_to_counted") or energy["why_unavailable"]
+    print(f"joules by power over time by those of the counter: {told}")
     codes = [report["tests"]["exit_code"], *(m["exit_code"] for m in report["measurements"].values())]
     print(f"exit codes: {codes}; written to {output / 'gpu_check.json'}")
-    return int(any(codes) or bool(unequal))
+    return int(any(codes) or bool(unequal) or not clocks["equal"])
 
 
 if __name__ == "__main__":

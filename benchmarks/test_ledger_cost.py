@@ -131,11 +131,18 @@ def report(benchmark: Any, costs: dict[str, Cost]) -> None:
     benchmark.extra_info["bare_step_ms"] = bare_s * 1e3
 
 
-def test_the_ledger_on_a_small_step(benchmark: Any, quick: bool) -> None:
+def test_the_ledger_on_a_small_step(benchmark: Any, quick: bool, note_ratio: Any) -> None:
     model = distilbert(dim=128, hidden_dim=512, n_heads=4, n_layers=4, vocab_size=1000)
     rounds = 8 if quick else 24
     costs = benchmark.pedantic(measure, (model, batch_of(8, 32), WATCHES), {"rounds": rounds}, rounds=1)
     report(benchmark, costs)
+    added_s = {name: cost.step_s - costs["bare"].step_s for name, cost in costs.items()}
+    note_ratio(
+        "ledger's pass by torch.profiler's, small step",
+        costs["ledger"].pass_s / costs["torch.profiler"].pass_s,
+        "time",
+    )
+    note_ratio("ledger's cost by MemTracker's, small step", added_s["ledger"] / added_s["MemTracker"], "time")
     assert (
         costs["ledger"].pass_s <= (QUICK_LIMIT if quick else PROFILER_LIMIT) * costs["torch.profiler"].pass_s
     )
@@ -144,11 +151,14 @@ def test_the_ledger_on_a_small_step(benchmark: Any, quick: bool) -> None:
     assert factor * (costs["ledger"].step_s - bare_s) <= costs["MemTracker"].step_s - bare_s
 
 
-def test_the_ledger_on_distilbert(benchmark: Any, quick: bool) -> None:
+def test_the_ledger_on_distilbert(benchmark: Any, quick: bool, note_ratio: Any) -> None:
     watches = {"bare": bare, "ledger": ledger}
     arguments = (distilbert(), batch_of(32, 64), watches)
     costs = benchmark.pedantic(measure, arguments, {"rounds": 2 if quick else 5}, rounds=1)
     report(benchmark, costs)
+    note_ratio(
+        "ledger's pass by the bare step, DistilBERT", costs["ledger"].pass_s / costs["bare"].pass_s, "time"
+    )
     assert costs["ledger"].pass_s <= (QUICK_LIMIT if quick else DISTILBERT_LIMIT) * costs["bare"].pass_s
 
 

@@ -138,7 +138,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_method_beside_its_namesake(pair: str, benchmark: Any, quick: bool) -> None:
+def test_a_method_beside_its_namesake(pair: str, benchmark: Any, quick: bool, note_ratio: Any) -> None:
     name, options, config = PAIRS[pair]
     models = {"ours": ours(name, options), "peft": theirs(config())}
     trained = {key: sum(p.numel() for p in m.parameters() if p.requires_grad) for key, m in models.items()}
@@ -154,6 +154,8 @@ def test_a_method_beside_its_namesake(pair: str, benchmark: Any, quick: bool) ->
         "peak_bytes": our_bytes,
         "peft_peak_bytes": their_bytes,
     }
+    note_ratio(f"{pair}: step by peft's", our_s / their_s, "time")
+    note_ratio(f"{pair}: peak by peft's", our_bytes / their_bytes, "memory")
     print(
         f"\n{pair}: step {our_s * 1e3:.0f} ms against {their_s * 1e3:.0f} ms ({our_s / their_s:.3f}), "
         f"peak {our_bytes / 2**20:.1f} MiB against {their_bytes / 2**20:.1f} MiB "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +48,24 @@ def test_it_follows_a_gpu_from_a_process_of_its_own(tmp_path: Path) -> None:
     # On one clock with this process; the counter moves in tenths of a second, and a busy machine looks late.
     assert last.energy_j == pytest.approx(200.0 * (last.at_s - first.at_s), abs=200.0 * 0.4)
     assert abs(time.perf_counter() - last.at_s) < 60
+
+
+def test_while_it_is_at_work_this_process_has_nothing_to_do() -> None:
+    """No thread, no call, no signal: steps can't feel what doesn't run beside them."""
+    own = psutil.Process()
+    threads, handlers = own.num_threads(), [signal.getsignal(number) for number in signal.valid_signals()]
+    with gpu_sampler() as sampler:
+        assert sampler.pid != own.pid
+        calls: list[str] = []
+        sys.setprofile(lambda frame, event, argument: calls.append(event))
+        try:
+            time.sleep(0.2)  # several of its periods
+        finally:
+            sys.setprofile(None)
+        assert calls == ["c_call", "c_return", "c_call"]  # sleep, back from it, and setprofile
+        assert own.num_threads() == threads
+        assert [signal.getsignal(number) for number in signal.valid_signals()] == handlers
+    assert len(sampler.trace().readings) >= 5
 
 
 def test_it_ends_with_an_exception_of_what_is_measured() -> None:

@@ -106,15 +106,49 @@ def adalora(r: int) -> Work:
     return Work(lora.forward + 2 * 2 * gram, lora.backward + 2 * 2 * 2 * gram, options)
 
 
-def ladder(reduction: int) -> Work:
+def ladder(reduction: int, *, fusion: Fused | None = None, rank: int | None = None, **options: Any) -> Work:
     """The backbone forward only; two downsamplings, a side block of width w, the first position upsampled."""
     w, g = d // reduction, f // reduction
     block = 4 * (2 * T * w * w) + 2 * (2 * T * w * g) + 2 * (2 * B * L * L * w)
-    down, up = 2 * T * d * w, 2 * B * w * d
-    # The downsamplings read the backbone: only their weights' gradients are needed.
+    up = 2 * B * w * d
+    # The downsamplings read the backbone: only their weights' gradients are needed, and where the one of the
+    # layer is of two matrices, that of what lies between them. The one of the embeddings is always whole.
+    down = down_backward = first = 2 * T * d * w
+    if rank is not None:
+        down, down_backward = 2 * T * rank * (d + w), 2 * T * rank * (d + 2 * w)
+        options["downsample_rank"] = rank
+    fused = fusion(w) if fusion is not None else Work(0, 0, {})
     return Work(
-        BASE + 2 * down + block + up, HEAD_BACKWARD + 2 * up + 2 * block + 2 * down, {"reduction": reduction}
+        BASE + first + down + block + up + fused.forward,
+        HEAD_BACKWARD + 2 * up + 2 * block + first + down_backward + fused.backward,
+        {"reduction": reduction} | options | fused.options,
     )
+
+
+Fused = Callable[[int], Work]
+"""Width of a side layer -> what its fusion takes; static gates are no products."""
+
+
+def dynamic_fusion(w: int) -> Work:
+    """A linear of w x 1 of one mean a row."""
+    gate = 2 * B * w
+    return Work(gate, 2 * gate, {"fusion": "dynamic"})
+
+
+def attention_fusion(w: int) -> Work:
+    """Four projections, and attention as the CPU fuses it: backward makes the scores once more."""
+    projections, attention = 4 * (2 * T * w * w), 2 * (2 * B * L * L * w)
+    return Work(projections + attention, 2 * projections + 5 * attention // 2, {"fusion": "attention"})
+
+
+def window_fusion(w: int) -> Work:
+    """Queries and outputs of T positions; keys and values of k states for each, and of k places.
+
+    The scores and the sum of values are products by element, which no counter of matrix products has.
+    """
+    k = 3
+    projections = 2 * (2 * T * w * w) + 2 * (2 * k * T * w * w) + 2 * (2 * k * w * w)
+    return Work(projections, 2 * projections, {"fusion": "window", "window": k})
 
 
 def adapters(m: int, *, houlsby: bool) -> Work:
@@ -182,6 +216,10 @@ WORK = parts() | {
     "vera": vera(5),
     "adalora": adalora(5),
     "lst": ladder(4),
+    "lst/rank": ladder(4, rank=3),
+    "lst/dynamic": ladder(4, fusion=dynamic_fusion),
+    "lst/attention": ladder(4, fusion=attention_fusion),
+    "lst/window": ladder(4, fusion=window_fusion),
     "houlsby": adapters(6, houlsby=True),
     "pfeiffer": adapters(6, houlsby=False),
     "parallel_adapter": adapters(6, houlsby=False),
