@@ -102,6 +102,7 @@ def compare(
     group_by: str | None,
     against: str | None,
     target: float | None,
+    within: str | None,
     curves: Path | None,
     output_format: str,
 ) -> int:
@@ -119,14 +120,14 @@ def compare(
     options = VersionOptions(fail_on=fail_on, ignore=ignore, confidence=confidence, only_changed=only_changed)
     of_boards = {
         "--sort": sort, "--columns": columns, "--group-by": group_by, "--against": against,
-        "--target": target, "--curves": curves,
+        "--target": target, "--within": within, "--curves": curves,
     }  # fmt: skip
     with without_collecting():
         if len(directories) == 2 and not together:
             _refuse([name for name, value in of_boards.items() if value is not None], "leaderboards")
             return show_versions(*directories, options, output_format)
         _refuse(options.given, "two versions")
-        _show_boards(directories, sort, columns, group_by, against, target, curves, output_format)
+        _show_boards(directories, sort, columns, group_by, against, target, within, curves, output_format)
     return 0
 
 
