@@ -68,7 +68,7 @@ def readme_output(word: str) -> str:
 
 
 def test_readmes_profile_of_a_loop_says_whose_the_memory_is() -> None:
-    said = readme_output("profile_step")
+    said = readme_output("import profile_step")
     assert "optimizer" in said and "KiB" in said
 
 
