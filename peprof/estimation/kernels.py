@@ -101,9 +101,7 @@ class _Attention:
             "scale": scale,
             "enable_gqa": enable_gqa,
         }
-        if has_torch_function(
-            (query, key, value)
-        ):  # autocast gives them another type before a kernel is chosen
+        if has_torch_function((query, key, value)):  # autocast, whose type decides on the kernel
             done: Tensor = handle_torch_function(
                 self, (query, key, value), query, key, value, attn_mask=attn_mask, **options
             )
