@@ -231,7 +231,7 @@ def drawn(loaded: LoadedSuite, device: str, path: Path, *, padded: bool) -> Sequ
             gpu=target.gpu,
             done=found,
         )
-    subtitle = f"{circumstances(specs[0], batch=False)} · exact bytes of tensors at the peak"
+    subtitle = f"{circumstances(specs[0], batch=False)} · exact bytes of tensors, {target.name}"
     draw_batch_memory(points, path, title=heading(specs[0], found), subtitle=subtitle)
     return found
 

@@ -105,7 +105,15 @@ def test_the_picture_names_model_methods_and_cards(models: Path, tmp_path: Path)
     shape = ("--model", models / "bert", "--method", "full", "--method", "lora", "--length", 8)
     assert call(estimate, *shape, "--plot", path).exit_code == 0
     words = path.read_text()
-    for word in ("full", "lora", "8 GB", "BertForSequenceClassification", "length 8 · float32", "256"):
+    for word in (
+        "full",
+        "lora",
+        "8 GB",
+        "BertForSequenceClassification",
+        "length 8 · float32",
+        "tensors, cuda",
+        "256",
+    ):
         assert word in words
     assert "batch 8" not in words
 
