@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,11 +58,18 @@ def named_by_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--breakdown", metavar="METHOD", help="Show whose the memory of this method's step is, in full."
 )
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw each method's peak against the batch size as .svg, .png or .html.",
+)
 @named_by_options
 def estimate(
     suite: str | None,
     device: str,
     breakdown: str | None,
+    plot: Path | None,
     full: bool,
     output_format: str,
     **named: Any,
@@ -76,10 +84,20 @@ def estimate(
       peprof estimate --model Llama-3.1-8B --method lora --batch 4 --length 2048 --dtype bfloat16
       peprof estimate suites/sst2.toml --set train.batch_size=64
       peprof estimate --model roberta-large --breakdown lora
+      peprof estimate --model bert-base --method full --method lora --plot bert.svg
     """
     from peprof.reports.leaderboard import results_console
 
-    found = estimated(loaded_suite(suite, named, "estimate"), device, padded=not full)
+    if plot is not None:
+        from peprof.reports.memory_plot import check_plot_file
+
+        check_plot_file(plot)
+    loaded = loaded_suite(suite, named, "estimate")
+    if plot is None:
+        found = estimated(loaded, device, padded=not full)
+    else:
+        found = drawn(loaded, device, plot, padded=not full)
+        click.echo(f"Drawn: {plot}", err=True)
     if breakdown is not None:
         show_breakdown(found, breakdown)
     elif output_format == "table":
@@ -183,6 +201,39 @@ def estimated(loaded: LoadedSuite, device: str, *, padded: bool) -> Sequence[Est
         return estimate_runs(
             specs, target.kind, source=loaded.source, say=progress.progress, padded=padded, gpu=target.gpu
         )
+
+
+def drawn(loaded: LoadedSuite, device: str, path: Path, *, padded: bool) -> Sequence[Estimate]:
+    """The estimates of a suite; memory by batch size, each point estimated by itself, goes into a picture.
+
+    Raises:
+        UsageError: the suite has more than one model or shape, or nothing is known of any method.
+        PeprofError: an unknown device, or a model that isn't known here.
+    """
+    from rich.console import Console
+
+    from peprof.estimation.batches import estimate_batches, one_a_method
+    from peprof.estimation.targets import find_target
+    from peprof.reports.batch_memory import draw_batch_memory
+    from peprof.reports.estimates import circumstances, heading
+    from peprof.reports.progress import RunProgress
+
+    target = find_target(device)
+    specs = one_a_method(planned(loaded, target.kind))
+    found = estimated(loaded, device, padded=padded)
+    with RunProgress(Console(stderr=True)) as progress:
+        points = estimate_batches(
+            specs,
+            target.kind,
+            source=loaded.source,
+            say=progress.progress,
+            padded=padded,
+            gpu=target.gpu,
+            done=found,
+        )
+    subtitle = f"{circumstances(specs[0], batch=False)} · exact bytes of tensors, {target.name}"
+    draw_batch_memory(points, path, title=heading(specs[0], found), subtitle=subtitle)
+    return found
 
 
 def show_breakdown(found: Sequence[Estimate], method: str) -> None:

@@ -70,7 +70,7 @@ class AutocastAsOnGpu(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls a function with tensors of the types that it is to have."""
         kwargs = kwargs or {}
-        if func in _SHORT:
+        if func in _SHORT or func is functional.scaled_dot_product_attention:  # by a device's kernels
             args, kwargs = tree_map(self._short, (args, kwargs))
         elif func in _FLOAT:
             args, kwargs = tree_map(_float, (args, kwargs))

@@ -128,7 +128,9 @@ def find_fits(
     """
 
     def find(run: RunSpec, dimension: Dimension) -> Fit:
-        return find_fit(run, known, kind, dimension, memory_bytes, source=source, need=need, padded=padded)
+        return find_fit(
+            run, known, kind, dimension, memory_bytes, source=source, need=need, padded=padded, gpu=gpu
+        )
 
     found: dict[str, Fit] = {}
     for dimension in dimensions:

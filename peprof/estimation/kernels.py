@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad
 from torch.optim import optimizer
+from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from typing_extensions import override
 
-from peprof.estimation.attention_kernels import Capability, chosen_kernel
-from peprof.estimation.attention_on_meta import DONE_BY, call_of
+from peprof.estimation.attention_kernels import AttentionCall, Capability, Kernel, chosen_kernel
+from peprof.estimation.attention_operators import DONE_BY, call_of
 
 Kind = Literal["cpu", "cuda"]
 aten = torch.ops.aten
@@ -34,31 +35,36 @@ _MATH = 0  # torch.nn.attention.SDPBackend
 
 
 _ATTENTION, _DROPOUT = F.scaled_dot_product_attention, F.dropout
+AttentionCalls = list[tuple[AttentionCall, Kernel]]
 
 
 @contextmanager
-def kernels_of(kind: Kind, capability: Capability = AMPERE) -> Iterator[None]:
+def kernels_of(kind: Kind, capability: Capability = AMPERE) -> Iterator[AttentionCalls]:
     """Within it, steps on ``meta`` call the operators that they would call on a device.
 
     The functions themselves are replaced, as modes for functions are off while autograd runs, where
-    checkpoints call them again.
+    checkpoints call them again. Tensors elsewhere are left to torch.
 
     Args:
         kind: of the device.
         capability: of a GPU, which decides on its kernels.
+
+    Yields:
+        What attention is asked for while it lasts, and a GPU's kernel for it, in order.
     """
     with ExitStack() as stack:
         attention = _Attention(kind, capability)
         stack.enter_context(patch.object(F, "scaled_dot_product_attention", attention))
         if kind == "cuda":
             stack.enter_context(patch.object(F, "dropout", _cuda_dropout))
+            stack.enter_context(patch.object(torch, "dropout", _cuda_torch_dropout))
         stack.enter_context(_Operators(kind))
         fused = [*_foreach_utils._get_fused_kernels_supported_devices(), "meta"]
         stack.enter_context(patch.object(optimizer, "_get_fused_kernels_supported_devices", fused.copy))
         # Clipping asks whether the device has operators over lists; both kinds have them.
         for name in ("_has_foreach_support", "_device_has_foreach_support"):
             stack.enter_context(patch.object(clip_grad, name, _has_lists))
-        yield
+        yield attention.calls
 
 
 def _has_lists(*_: object) -> bool:
@@ -66,9 +72,14 @@ def _has_lists(*_: object) -> bool:
 
 
 class _Attention:
-    """``scaled_dot_product_attention`` with a device's choice of a kernel."""
+    """``scaled_dot_product_attention`` with a device's choice of a kernel.
+
+    Attributes:
+        calls: what was asked for, and a GPU's kernel for it.
+    """
 
     def __init__(self, kind: Kind, capability: Capability) -> None:
+        self.calls: AttentionCalls = []
         self._kind, self._capability = kind, capability
         self._choices: dict[Any, int] = {}
 
@@ -84,7 +95,19 @@ class _Attention:
         enable_gqa: bool = False,
     ) -> Tensor:
         """query: (batch, heads, length, width); key and value may have another length, and fewer heads."""
-        options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        options: dict[str, Any] = {
+            "dropout_p": dropout_p,
+            "is_causal": is_causal,
+            "scale": scale,
+            "enable_gqa": enable_gqa,
+        }
+        if has_torch_function((query, key, value)):  # autocast, whose type decides on the kernel
+            done: Tensor = handle_torch_function(
+                self, (query, key, value), query, key, value, attn_mask=attn_mask, **options
+            )
+            return done
+        if not query.is_meta:
+            return _ATTENTION(query, key, value, attn_mask, **options)
         if self._kind == "cpu":
             if self._cpu_choice(query, key, value, attn_mask, options) != _MATH:
                 mask = _as_numbers(attn_mask, query.dtype)
@@ -92,9 +115,10 @@ class _Attention:
         elif query.dim() == 4:
             call = call_of(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa)
             kernel = chosen_kernel(call, self._capability)
+            self.calls.append((call, kernel))
             if kernel != "math":
                 return DONE_BY[kernel](query, key, value, attn_mask, dropout_p, is_causal, scale)
-        return _ATTENTION(query, key, value, attn_mask, **options)  # type: ignore[arg-type]
+        return _ATTENTION(query, key, value, attn_mask, **options)
 
     def _cpu_choice(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
@@ -143,9 +167,14 @@ def _cpu_flash(
 
 def _cuda_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Its mask is of one byte an element."""
-    if not training or inplace or not 0 < p < 1 or not input.numel():
+    if not input.is_meta or not training or inplace or not 0 < p < 1 or not input.numel():
         return _DROPOUT(input, p, training, inplace)
     return torch.native_dropout(input, p, True)[0]
+
+
+def _cuda_torch_dropout(input: Tensor, p: float, train: bool) -> Tensor:
+    """As ``torch.dropout`` names its arguments."""
+    return _cuda_dropout(input, p, train)
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _WIDTH_IN, _HEIGHT_IN, _DPI = 7.6, 4.6, 160
 _INK, _QUIET, _LINE = "#222222", "#666666", "#d9d9d9"
 _MOST_TICKS = 12
+_LONGEST_LINE = 80  # characters, beside the legend
 
 
 def picture(drawn: BatchMemory, *, kind: str) -> bytes:
@@ -31,8 +33,8 @@ def picture(drawn: BatchMemory, *, kind: str) -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
-        heading = f"{drawn.title}\n{drawn.subtitle}" if drawn.subtitle else drawn.title
-        figure.suptitle(heading, size=10, color=_INK, x=0.01, ha="left")
+        heading = [drawn.title, *textwrap.wrap(drawn.subtitle, _LONGEST_LINE)]
+        figure.suptitle("\n".join(heading), size=10, color=_INK, x=0.01, ha="left")
         axes = figure.subplots()
         _draw(axes, drawn)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)

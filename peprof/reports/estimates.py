@@ -74,10 +74,16 @@ def heading(spec: RunSpec, group: Sequence[Estimate] = ()) -> str:
     return f"{spec.model.name}: {size} parameters, {known.architecture}"
 
 
-def circumstances(spec: RunSpec) -> str:
-    """What all rows of a table have in common, in one line."""
+def circumstances(spec: RunSpec, *, batch: bool = True) -> str:
+    """What all rows of a table have in common, in one line.
+
+    Args:
+        spec: of one of them.
+        batch: whether the batch is among it.
+    """
     train = spec.train
-    parts = [f"batch {train.batch_size}", f"length {spec.data.max_length}", spec.model.dtype, spec.data.task]
+    parts = [f"batch {train.batch_size}"] if batch else []
+    parts += [f"length {spec.data.max_length}", spec.model.dtype, spec.data.task]
     if train.gradient_accumulation_steps > 1:
         parts.append(f"in {train.gradient_accumulation_steps} parts")
     if train.autocast is not None:

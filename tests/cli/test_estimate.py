@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 from peprof.cli.estimate import estimate
 from peprof.cli.fit import fit
 from peprof.errors import PeprofError, SuiteError, UsageError
+from peprof.estimation import batches, estimating
+from peprof.reports import batch_memory
 from tests.estimation.small_models import write_configs
 
 
@@ -77,6 +79,54 @@ def test_tables_for_people_and_machines(models: Path) -> None:
     assert "| lora |" in call(estimate, *shape, "--format", "markdown").stdout
     shown = call(estimate, *shape, "--breakdown", "lora").stdout
     assert "At the peak, by category" in shown and "At the peak, by module" in shown
+
+
+def test_points_of_the_picture_are_single_estimates(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(batch_memory, "draw_batch_memory", lambda points, path, **words: given.update(points))
+    monkeypatch.setattr(batches, "LARGEST_BATCH", 4)
+    shape = ("--model", models / "bert", "--method", "full", "--method", "lora", "--length", 8)
+    result = call(estimate, *shape, "--batch", 2, "--plot", "memory.svg", "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert "Drawn: memory.svg" in result.stderr and "estimating full at batch 1 0/6" in result.stderr
+    expected: dict[str, list[tuple[int, int]]] = {"full": [], "lora": []}
+    for batch in (1, 2, 4):
+        for row in json.loads(call(estimate, *shape, "--batch", batch, "--format", "json").stdout):
+            expected[row["method"]].append((batch, row["peak_bytes"]))
+    assert given == expected
+    assert [row["batch_size"] for row in json.loads(result.stdout)] == [
+        2,
+        2,
+    ]  # as named
+
+
+def test_the_picture_names_model_methods_and_cards(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "memory.svg"
+    shape = ("--model", models / "bert", "--method", "full", "--method", "lora", "--length", 8)
+    assert call(estimate, *shape, "--plot", path).exit_code == 0
+    words = path.read_text()
+    for word in (
+        "full",
+        "lora",
+        "8 GB",
+        "BertForSequenceClassification",
+        "length 8 · float32",
+        "tensors, cuda",
+        "256",
+    ):
+        assert word in words
+    assert "batch 8" not in words
+
+
+def test_a_picture_is_refused_before_anything_is_estimated(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimating, "estimate_run", lambda *_, **__: pytest.fail("estimated"))
+    shape = ("--model", models / "bert", "--length", 8)
+    assert ".svg, .png, .html" in str(refused(estimate, *shape, "--plot", "memory.txt").hint)
+    assert "no directory" in refused(estimate, *shape, "--plot", tmp_path / "none" / "a.svg").message
+    lengths = ("--set", "matrix.data.max_length=[8, 16]")
+    assert "one model" in refused(estimate, *shape, *lengths, "--plot", tmp_path / "a.svg").message
 
 
 def test_what_isnt_known_is_named(models: Path) -> None:

@@ -24,7 +24,8 @@ from peprof.estimation.attention_kernels import (
     saved_bytes,
     saved_bytes_on_gpu,
 )
-from peprof.estimation.attention_on_meta import AttentionAsOnGpu, call_of
+from peprof.estimation.attention_operators import call_of
+from peprof.estimation.kernels import AttentionCalls, kernels_of
 from peprof.profiler.ledger import Ledger
 from peprof.profiler.scalars import ScalarAnswers
 
@@ -174,9 +175,9 @@ def test_on_meta_attention_is_always_math() -> None:
 def test_on_meta_a_gpus_kernel_keeps_what_the_formulas_say(
     capability: Any, dtype: torch.dtype, dim: int, change: dict[str, Any]
 ) -> None:
-    context = AttentionAsOnGpu(capability)
-    call, found = ask("meta", dtype, dim, change, context)
-    [(seen, kernel)] = context.calls
+    with kernels_of("cuda", capability) as calls:
+        call, found = ask("meta", dtype, dim, change, nullcontext())
+    [(seen, kernel)] = calls
     assert seen == call
     assert kernel == chosen_kernel(call, capability)
     assert found == (saved_bytes(call, "math") if kernel == "math" else saved_bytes_on_gpu(call, kernel))
@@ -190,10 +191,10 @@ def test_gradients_have_the_shapes_of_what_they_are_of() -> None:
         (T4, torch.bfloat16, "math", {}),
     ):
         query, key, value, mask = tensors("meta", dtype, 60 if kernel == "flash" else 64, change)
-        with AttentionAsOnGpu(capability) as context:
+        with kernels_of("cuda", capability) as calls:
             done = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             done.sum().backward()
-        assert [found for _, found in context.calls] == [kernel]
+        assert [found for _, found in calls] == [kernel]
         assert done.shape == query.shape
         assert [t.grad.shape for t in (query, key, value)] == [t.shape for t in (query, key, value)]
 
@@ -202,7 +203,7 @@ def test_rows_of_a_mask_that_begin_anywhere_are_copied() -> None:
     """13 positions: rows of 26 bytes; copied into rows of 16."""
     query, key, value, _ = tensors("meta", torch.bfloat16, 64, {"queries": 13, "keys": 13})
     mask = torch.zeros(2, 1, 13, 13, device="meta", dtype=torch.bfloat16)
-    with AttentionAsOnGpu(A100):
+    with kernels_of("cuda", A100):
         found = kept(
             lambda: functional.scaled_dot_product_attention(query, key, value, attn_mask=mask),
             [query, key, value, mask],
@@ -211,7 +212,7 @@ def test_rows_of_a_mask_that_begin_anywhere_are_copied() -> None:
 
 
 def test_attention_elsewhere_is_left_as_it_is() -> None:
-    call, found = ask("cpu", torch.float32, 16, {}, AttentionAsOnGpu(H100))
+    call, found = ask("cpu", torch.float32, 16, {}, kernels_of("cuda", H100))
     assert found == saved_bytes(call, "flash_cpu")
 
 
@@ -249,7 +250,7 @@ def test_of_its_inputs_a_kernel_keeps_what_torch_keeps(
     call = call_of(query, key, value, None, 0.0, False, enable_gqa=shares)
     known: dict[Any, Any] = {SDPBackend.MATH: "math", SDPBackend.FLASH_ATTENTION: "flash_cpu"}
     kernel = known.get(backend) or chosen_kernel(call, A100)
-    with AttentionAsOnGpu(A100) if backend is None else sdpa_kernel(backend):
+    with kernels_of("cuda", A100) if backend is None else sdpa_kernel(backend):
         all_kept = kept(
             lambda: functional.scaled_dot_product_attention(query, key, value, enable_gqa=shares), []
         )
@@ -266,7 +267,7 @@ def test_scratch_of_backward_is_told_where_it_is_known() -> None:
     assert backward_scratch_bytes(CALL, "cudnn") is None
 
 
-def live_after_forward(capability: Any) -> tuple[int, list[tuple[AttentionCall, Kernel]]]:
+def live_after_forward(capability: Any) -> tuple[int, AttentionCalls]:
     """Of a small Llama's step on meta, in bfloat16, and the calls that were done as on a GPU."""
     config = LlamaConfig(
         hidden_size=256,
@@ -279,15 +280,15 @@ def live_after_forward(capability: Any) -> tuple[int, list[tuple[AttentionCall, 
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
         tokens = torch.zeros(2, 48, dtype=torch.long)
-    context = nullcontext() if capability is None else AttentionAsOnGpu(capability)
-    with ScalarAnswers(), context, Ledger(model.train(), inputs=tokens) as ledger:
+    nothing: AttentionCalls = []
+    context = nullcontext(nothing) if capability is None else kernels_of("cuda", capability)
+    with ScalarAnswers(), context as calls, Ledger(model.train(), inputs=tokens) as ledger:
         ledger.mark("forward")
         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
         ledger.mark("backward")
         loss.backward()
         ledger.mark(None)
     after_forward = ledger.phases.marked_edges[1][0]
-    calls = context.calls if isinstance(context, AttentionAsOnGpu) else []
     return ledger.book.log.levels()[after_forward], calls
 
 

@@ -13,9 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peprof.estimation.attention_on_meta import AttentionAsOnGpu
 from peprof.estimation.autocast_on_meta import AutocastAsOnGpu
+from peprof.estimation.kernels import kernels_of
 from peprof.estimation.quantised import autocast_weight_bytes
+from tests.estimation.test_attention_kernels import kept
 
 HALVES = [torch.bfloat16, torch.float16]
 
@@ -147,9 +148,23 @@ def test_gradients_of_weights_are_in_their_own_type() -> None:
 def test_attention_under_autocast_takes_the_kernel_of_the_shorter_type() -> None:
     given = torch.empty(2, 4, 16, 64, device="meta", requires_grad=True)
     for context, kernel in ((AutocastAsOnGpu(torch.bfloat16), "flash"), (nullcontext(), "efficient")):
-        with AttentionAsOnGpu((8, 0)) as attention, context:
+        with kernels_of("cuda", (8, 0)) as calls, context:
             functional.scaled_dot_product_attention(given, given, given)
-        assert [found for _, found in attention.calls] == [kernel]
+        assert [found for _, found in calls] == [kernel]
+
+
+def test_attention_under_autocast_keeps_its_inputs_and_its_mask_in_the_shorter_type() -> None:
+    given = torch.empty(2, 4, 16, 64, device="meta", requires_grad=True)
+    mask = torch.empty(2, 1, 16, 16, device="meta")
+    with kernels_of("cuda", (8, 0)) as calls, AutocastAsOnGpu(torch.bfloat16):
+        found = kept(
+            lambda: functional.scaled_dot_product_attention(given, given, given, attn_mask=mask),
+            [given, mask],
+        )
+    [(call, kernel)] = calls
+    assert (call.dtype, kernel) == ("bfloat16", "efficient")
+    sums_and_seeds = 2 * 4 * 32 * 4 + 16  # a float32 a row, of which there are multiples of 32
+    assert found == sums_and_seeds + 2 * (2 * 4 * 16 * 64) + 2 * (2 * 16 * 16)
 
 
 def test_tensors_elsewhere_are_left_as_they_are() -> None:

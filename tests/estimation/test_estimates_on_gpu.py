@@ -17,7 +17,7 @@ from peprof.estimation.allocator import CachingAllocator, NoRoomError
 from peprof.estimation.allocator_pools import Block
 from peprof.estimation.allocator_settings import parse_allocator_settings
 from peprof.estimation.attention_kernels import chosen_kernel, saved_bytes_on_gpu
-from peprof.estimation.attention_on_meta import call_of
+from peprof.estimation.attention_operators import call_of
 from peprof.estimation.gpu_memory import cublas_workspace
 from peprof.gpus.known import gpu_of_device
 from tests.estimation.allocator_history import Counters, follow

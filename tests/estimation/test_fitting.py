@@ -8,7 +8,8 @@ import pytest
 
 from peprof.estimation.building import KnownData, known_data
 from peprof.estimation.estimating import estimate_run
-from peprof.estimation.fitting import Dimension, find_fit, largest_within, sized
+from peprof.estimation.fitting import Dimension, find_fit, find_fits, largest_within, pool_bytes, sized
+from peprof.estimation.targets import find_target
 from peprof.running import methods
 from peprof.suite.planning import RunSpec
 from tests.estimation.small_models import known_once, spec_of, write_configs
@@ -84,3 +85,21 @@ def test_positions_are_a_limit_of_their_own(models: Path) -> None:
     spec = spec_of(models, "bert", "bitfit")
     found = find_fit(spec, known_data(spec.data, source=""), "cpu", "length", 10**12, source="a suite")
     assert found.largest == 40 and found.at_cap and found.bound_by is None and found.beyond is None
+
+
+def test_for_a_gpu_its_simulated_pool_is_what_has_to_fit(models: Path) -> None:
+    gpu = find_target("rtx4090").gpu
+    spec = spec_of(models, "bert", "lora")
+    known, limit = known_data(spec.data, source="a suite"), 40 * 2**20
+
+    def reserved(size: int) -> int:
+        run = sized(spec, "batch", size)
+        found = estimate_run(run, known, "cuda", source="a suite", gpu=gpu).reserved_bytes
+        assert found is not None
+        return found
+
+    fit = find_fits(spec, known, "cuda", ["batch"], limit, source="a suite", need=pool_bytes, gpu=gpu)[
+        "batch"
+    ]
+    assert fit.largest is not None and not fit.at_cap
+    assert fit.need_bytes == reserved(fit.largest) <= limit < reserved(fit.largest + 1)

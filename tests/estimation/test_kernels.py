@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from peprof.estimation.kernels import Kind, kernels_of
 
@@ -85,8 +89,37 @@ def test_the_mask_of_dropout_takes_a_byte_on_a_gpu(kind: Kind, nbytes: int) -> N
     assert masks == [1000 * nbytes]
 
 
+class Called(TorchDispatchMode):
+    """The operators that are called, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_checkpoints_that_run_forward_again_take_the_same_kernels() -> None:
+    """Inside of backward, where modes for functions are off."""
+    given = torch.empty(2, HEADS, LENGTH, 64, dtype=torch.bfloat16, device="meta", requires_grad=True)
+
+    def forward(x: Tensor) -> Tensor:
+        return F.dropout(F.scaled_dot_product_attention(x, x, x), 0.1)
+
+    kernels = ["_scaled_dot_product_flash_attention", "native_dropout"]
+    with kernels_of("cuda") as calls, Called() as called:
+        done = checkpoint(forward, given, use_reentrant=False, preserve_rng_state=False)
+        assert called.names == kernels
+        called.names.clear()
+        done.sum().backward()
+    assert [name for name in called.names if name in kernels] == kernels
+    assert [kernel for _, kernel in calls] == ["flash", "flash"]
+
+
 def test_all_is_as_before_afterwards() -> None:
-    before = (F.dropout, F.scaled_dot_product_attention)
+    before = (F.dropout, torch.dropout, F.scaled_dot_product_attention)
     with pytest.raises(ZeroDivisionError), kernels_of("cuda"):
         raise ZeroDivisionError
-    assert (F.dropout, F.scaled_dot_product_attention) == before
+    assert (F.dropout, torch.dropout, F.scaled_dot_product_attention) == before

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from peprof.estimation.dropout_on_meta import DropoutAsOnGpu
+from peprof.estimation.kernels import kernels_of
 from tests.estimation.test_attention_kernels import kept
 
 
@@ -16,7 +16,7 @@ def test_a_byte_an_element_is_kept_instead_of_a_number(dtype: torch.dtype, plain
     given = torch.empty(6, 50, device="meta", dtype=dtype, requires_grad=True)
     layer = nn.Dropout(0.1)
     assert kept(lambda: layer(given), [given]) == 300 * plain
-    with DropoutAsOnGpu():
+    with kernels_of("cuda"):
         assert kept(lambda: layer(given), [given]) == 300
         assert kept(lambda: torch.dropout(given, 0.1, True), [given]) == 300
         assert kept(lambda: functional.dropout(given, p=0.1, training=True), [given]) == 300
@@ -30,7 +30,7 @@ def test_it_is_what_torchs_kernel_keeps_elsewhere() -> None:
 
 def test_gradients_pass() -> None:
     given = torch.empty(6, 50, device="meta", requires_grad=True)
-    with DropoutAsOnGpu():
+    with kernels_of("cuda"):
         done = functional.dropout(given, 0.1)
         done.sum().backward()
     assert given.grad is not None
@@ -39,7 +39,7 @@ def test_gradients_pass() -> None:
 
 def test_dropout_elsewhere_is_left_as_it_is() -> None:
     given = torch.ones(300, requires_grad=True)
-    with DropoutAsOnGpu():
+    with kernels_of("cuda"):
         assert kept(lambda: functional.dropout(given, 0.1), [given]) == 1200
         assert functional.dropout(torch.ones(3), 1.0).tolist() == [0, 0, 0]
         assert functional.dropout(torch.empty(3, device="meta"), 0.0).shape == (3,)

@@ -1,87 +1,21 @@
-"""Attention on ``meta`` by the kernel that a GPU would take.
+"""A GPU's kernels of attention as torch's operators, and what a call asks of them.
 
-On ``meta``, ``scaled_dot_product_attention`` is done in single operators with all probabilities (``math``),
-whatever a GPU would do. In this context it calls the GPU's kernel instead, of which torch knows the shapes of
-all that comes out and what of it is kept for backward, so that a ledger sees what it would see on the GPU.
+Of each operator torch knows on ``meta`` the shapes of all that comes out and what of it is kept for backward,
+so that a ledger sees what it would see on the GPU. Around them is done what ``scaled_dot_product_attention``
+does there: padding, aligned masks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from peprof.estimation.attention_kernels import (
-    CUDNN_OF_TORCH,
-    AttentionCall,
-    Capability,
-    Kernel,
-    chosen_kernel,
-)
+from peprof.estimation.attention_kernels import AttentionCall, Kernel
 
 Tensor = torch.Tensor
-
-
-class AttentionAsOnGpu(TorchFunctionMode):
-    """A context in which attention on ``meta`` is done as a GPU would do it.
-
-    Args:
-        capability: of the GPU.
-        cudnn_version: as ``torch.backends.cudnn.version()`` says it there; ``None`` for no cuDNN.
-        deterministic: ``torch.use_deterministic_algorithms(True)`` holds there.
-
-    Attributes:
-        calls: what was asked for, and the kernel for it, in order.
-    """
-
-    def __init__(
-        self,
-        capability: Capability,
-        *,
-        cudnn_version: int | None = CUDNN_OF_TORCH,
-        deterministic: bool = False,
-    ) -> None:
-        super().__init__()
-        self.calls: list[tuple[AttentionCall, Kernel]] = []
-        self._capability = capability
-        self._cudnn_version = cudnn_version
-        self._deterministic = deterministic
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Looks for attention on ``meta``; all else is left as it is."""
-        if func is functional.scaled_dot_product_attention:
-            return self._attention(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-    def _attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if query.is_meta and query.dim() == 4:
-            call = call_of(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa)
-            kernel = chosen_kernel(
-                call,
-                self._capability,
-                cudnn_version=self._cudnn_version,
-                deterministic=self._deterministic,
-            )
-            self.calls.append((call, kernel))
-            if kernel != "math":
-                return DONE_BY[kernel](query, key, value, attn_mask, dropout_p, is_causal, scale)
-        return functional.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
 
 
 def call_of(
