@@ -17,6 +17,8 @@ from tests.results.factory import MIB, make_full, make_record, make_short
 from tests.results.trainings import bits
 
 SECONDS = 2.0
+QUICK_SECONDS = 3.0
+"""Where only a few rounds are measured, beside other work: there only a gross fault fails."""
 RESIDENT_BYTES = 500 * 10**6
 RECORDS = 10_000
 SUITES, METHODS, SEEDS = 10, 25, 20  # of each version
@@ -120,4 +122,4 @@ def test_ten_thousand_records_are_compared_at_once(
     benchmark.extra_info["resident_bytes"] = max(resident for _, resident, _ in found)
     assert {code for _, _, code in found} == {0}
     assert max(resident for _, resident, _ in found) < RESIDENT_BYTES
-    assert benchmark.stats.stats.median < SECONDS
+    assert benchmark.stats.stats.median < (QUICK_SECONDS if quick else SECONDS)

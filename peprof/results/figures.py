@@ -144,7 +144,8 @@ def short_figures(short: ShortResult | None) -> ShortFigures | None:
     if short is None or short.times is None or not short.times.step_s:
         return None
     times = short.times
-    step = quartiles(times.step_s)
+    ordered = sorted(times.step_s)  # once, as of many runs all of these are asked for at a time
+    step = quartiles(ordered)
     strange = outliers(times.step_s)
     rounds = step_rounds(short)
     tokens = rate(sum(short.real_tokens) / len(short.real_tokens), step.median) if short.real_tokens else None
@@ -161,15 +162,15 @@ def short_figures(short: ShortResult | None) -> ShortFigures | None:
         outlier_steps=len(strange),
         first_step_slow=0 in strange and times.step_s[0] > step.median,
         step_interval=_step_interval(rounds),
-        step_p90_s=quantile(times.step_s, 0.9),
-        step_p99_s=quantile(times.step_s, 0.99) if len(times.step_s) >= LEAST_FOR_P99 else None,
+        step_p90_s=quantile(ordered, 0.9),
+        step_p99_s=quantile(ordered, 0.99) if len(ordered) >= LEAST_FOR_P99 else None,
         host_step_s=_median_step(times.host),
         enqueue_step_s=_median_step(times.enqueue),
         wall_step_s=_median_step(times.wall),
         pass_step_s=times.pass_s / len(times.step_s) if times.pass_s is not None else None,
         launch_bound=_launch_bound(times, step.median),
         drift=max((found for one in rounds if (found := drift(one)) is not None), key=abs, default=None),
-        spread=max((parts.q3 - parts.q1) / parts.median for parts in map(quartiles, rounds)),
+        spread=max(_spread(parts) for parts in ([step] if len(rounds) == 1 else map(quartiles, rounds))),
         warmup_steps=short.warmup_steps,
         warmed_up=short.steady,
         rounds=len(rounds),
@@ -194,6 +195,10 @@ def step_rounds(short: ShortResult) -> list[tuple[float, ...]]:
         return [steps]
     values = iter(steps)
     return [tuple(islice(values, one.steps)) for one in short.rounds if one.steps]
+
+
+def _spread(parts: Quartiles) -> float:
+    return (parts.q3 - parts.q1) / parts.median
 
 
 def _step_interval(rounds: Sequence[Sequence[float]]) -> Interval | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist, stdev
 
 from peprof.results.student import binomial_tail, two_sided_quantile
@@ -106,7 +107,18 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> Int
     Returns:
         ``None`` where even all of the values don't reach so far: for fewer than 6 at 95 %.
     """
-    tail, count = (1 - confidence) / 2, len(values)
+    count = len(values)
+    low = _rank_of_median_interval(count, confidence)
+    if low == 0:
+        return None
+    ordered = sorted(values)
+    return Interval(low=ordered[low - 1], high=ordered[count - low])
+
+
+@lru_cache(maxsize=1024)  # a table of many runs asks the same for each of them
+def _rank_of_median_interval(count: int, confidence: float) -> int:
+    """The largest k of ``median_interval``; 0 where there is none."""
+    tail = (1 - confidence) / 2
     low, high = 0, (count + 1) // 2  # the largest k lies from low, which is no k yet, to high
     while low < high:
         middle = (low + high + 1) // 2
@@ -114,10 +126,7 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> Int
             low = middle
         else:
             high = middle - 1
-    if low == 0:
-        return None
-    ordered = sorted(values)
-    return Interval(low=ordered[low - 1], high=ordered[count - low])
+    return low
 
 
 def median_interval_over_rounds(
