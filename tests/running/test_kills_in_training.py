@@ -76,7 +76,7 @@ def test_killed_at_ten_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Pa
     assert record.status == "ok" and record.warnings == ()
     assert [r.run_id for r in store.records()] == [plain.run_id] and store.problems() == []
     assert found(record, store) == found(plain, plain_store)
-    assert {path.name for path in directory.iterdir() if path.is_dir()} == set()
+    assert {path.name for path in directory.iterdir() if path.is_dir()} == {"tensorboard"}
     assert not [path for path in directory.rglob(".*") if path.name != "run.lock"]
 
 
