@@ -27,7 +27,13 @@ def start(suite: Path, results: Path, *, one_thread: bool = True) -> subprocess.
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_interrupts,
     )
+
+
+def _heed_interrupts() -> None:
+    """Tests in the background of a shell inherit that Ctrl-C is ignored, and would hand it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_children(parent: subprocess.Popen[str]) -> list[psutil.Process]:
