@@ -151,8 +151,12 @@ def test_two_runners_do_no_run_twice_and_one_goes_on_when_the_other_dies(tmp_pat
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (not results.exists() or len(finished(results)) < 3):
         time.sleep(0.05)
-    # Both have one device and take turns at it as it comes; the one that has it now dies.
-    busy = next(runner for runner in both if run_children(runner))
+    # Both have one device and take turns at it as it comes; the one that has it now dies. Between two runs
+    # neither has it for a moment.
+    while not (at_work := [runner for runner in both if run_children(runner)]):
+        assert time.monotonic() < deadline and len(finished(results)) < 15, "all was done before one died"
+        time.sleep(0.001)
+    busy = at_work[0]
     other = both[1 - both.index(busy)]
     relatives = family(busy)
     busy.kill()

@@ -148,7 +148,8 @@ class TestCase(unittest.TestCase):
         torch.zeros(100)
 """
     )
-    result = pytester.runpytest_inprocess("-v", "--junitxml=junit.xml")
+    # Without the short summary, which repeats failures, shortened at a terminal and whole under CI.
+    result = pytester.runpytest_inprocess("-v", "-rN", "--junitxml=junit.xml")
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines(
         ["*test_what_a_fixture_made_does_not_count PASSED*", "*its own*", "*test_of_unittest*"]
