@@ -17,7 +17,7 @@ from tests.results.factory import MIB, make_full, make_record, make_short
 from tests.results.trainings import bits
 
 SECONDS = 2.0
-QUICK_SECONDS = 3.0
+QUICK_SECONDS = 2.5
 """Where only a few rounds are measured, beside other work: there only a gross fault fails."""
 RESIDENT_BYTES = 500 * 10**6
 RECORDS = 10_000

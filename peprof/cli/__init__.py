@@ -19,6 +19,7 @@ from peprof.cli.methods import methods
 from peprof.cli.run import run
 from peprof.cli.show import show
 from peprof.errors import PeprofError, StoreError
+from peprof.results.collecting import last_of_the_process
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -54,7 +55,8 @@ def main() -> NoReturn:
     """Runs a command; errors become one message and their exit code, never a traceback."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        _main()
+        with last_of_the_process():
+            _main()
     finally:
         signal.signal(signal.SIGTERM, before)
 

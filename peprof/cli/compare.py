@@ -162,6 +162,7 @@ def _show_boards(
     from peprof.reports.columns import columns_named, sort_rows
     from peprof.reports.export import to_csv, to_json, to_markdown
     from peprof.results.budgets import parse_budget
+    from peprof.results.collecting import keep_to_the_end
     from peprof.results.comparison import leaderboards
     from peprof.results.store import load_records
 
@@ -177,6 +178,7 @@ def _show_boards(
     contents = warned(load_records(*searched))
     if not contents.records:
         raise nothing_found(searched, damaged=len(contents.problems))
+    keep_to_the_end(contents)
     boards = leaderboards(
         contents.records, group_by=group_by, reference=against, target=target, budget=budget
     )

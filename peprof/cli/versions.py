@@ -53,6 +53,7 @@ def show_versions(base: Path, new: Path, options: VersionOptions, output_format:
         the exit code.
     """
     from peprof.reports.versions import Shown
+    from peprof.results.collecting import keep_to_the_end
     from peprof.results.gate import judge, parse_thresholds
     from peprof.results.pairing import ignored_conditions
     from peprof.results.versions import CONFIDENCE, compare_versions
@@ -60,6 +61,7 @@ def show_versions(base: Path, new: Path, options: VersionOptions, output_format:
     thresholds = parse_thresholds(options.fail_on) if options.fail_on is not None else ()
     ignore = ignored_conditions(name for text in options.ignore for name in text.split(","))
     contents = [_load(place) for place in (base, new)]
+    keep_to_the_end(contents)
     comparison = compare_versions(
         contents[0].records, contents[1].records, ignore=ignore, confidence=options.confidence or CONFIDENCE
     )

@@ -21,3 +21,31 @@ def without_collecting() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+_kept: list[object] | None = None
+
+
+@contextmanager
+def last_of_the_process() -> Iterator[None]:
+    """What is kept to the end in here, is: to be entered by what the process ends with."""
+    global _kept
+    _kept = []
+    try:
+        yield
+    finally:
+        _kept = None
+
+
+def keep_to_the_end(value: object) -> None:
+    """Lets the end of the process free a large value, all at once; elsewhere does nothing.
+
+    To free 10,000 records object by object takes a fifteenth of the time in which they are compared.
+
+    Args:
+        value: that nobody changes any more.
+    """
+    if _kept is None:
+        return
+    _kept.extend((value, _kept))  # a cycle, which only the collector would find
+    gc.freeze()  # and from now on it looks at none of what there is

@@ -199,7 +199,7 @@ def split(
     table_by_key: dict[tuple[object, ...], _Table] = {}
     for record, known in sorted(known_of, key=lambda pair: -len(pair[1])):
         group = group_of(record) if group_of else None
-        key = (group, *sorted(known.items()))
+        key = (group, *known.items())
         table = table_by_key.get(key)
         if table is None or (len(tables) > 1 and not _is_complete(known)):
             fitting = [candidate for candidate in tables if candidate.admits(group, known)]

@@ -125,7 +125,8 @@ def _planes(answers: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(planes)
 
 
-def _products(first: Sequence[int], second: Sequence[int]) -> int:
+@lru_cache(maxsize=256)  # likewise: each with itself
+def _products(first: tuple[int, ...], second: tuple[int, ...]) -> int:
     """The sum over the examples of the product of two methods' numbers of seeds that are right."""
     return sum(
         (one & other).bit_count() << (place + another)

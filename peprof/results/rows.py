@@ -281,7 +281,8 @@ def _settings(record: RunRecord) -> dict[str, str]:
 def _row(runs: Sequence[RunRecord]) -> Row:
     spec = runs[0].spec
     counts = next((run.parameters for run in runs if run.parameters), None)
-    shorts = [figures for run in runs if (figures := short_figures(run.short))]
+    figures = [short_figures(run.short) for run in runs]
+    shorts = [found for found in figures if found is not None]
     memories = [run.short.memory for run in runs if run.short and run.short.memory]
     fulls = [run.full for run in runs if run.status == "ok" and run.full]
     peaks = [full.peak for full in fulls if full.peak]
@@ -328,7 +329,7 @@ def _row(runs: Sequence[RunRecord]) -> Row:
         ),
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
         **_timing(shorts),
-        **_work(runs),
+        **_work(runs, figures),
         **_inference(runs),
     )
 
@@ -368,8 +369,12 @@ def _middle_interval(intervals: Sequence[Interval | None]) -> Interval | None:
     return Interval(low=median([one.low for one in known]), high=median([one.high for one in known]))
 
 
-def _work(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    steps = [found for run in runs if (found := step_rate(run.short)) is not None]
+def _work(runs: Sequence[RunRecord], figures: Sequence[ShortFigures | None]) -> dict[str, Any]:
+    steps = [
+        step_rate(run.short.work, timed.step.median if timed is not None else None)
+        for run, timed in zip(runs, figures, strict=True)
+        if run.short is not None and run.short.work is not None
+    ]
     return {
         "flops": _middle(step.flops for step in steps),
         "flops_per_s": _middle(step.flops_per_s for step in steps),

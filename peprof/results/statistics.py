@@ -66,9 +66,8 @@ def quantile(values: Sequence[float], share: float) -> float:
 def _quantile_of_sorted(ordered: Sequence[float], share: float) -> float:
     position = share * (len(ordered) - 1)
     below = int(position)
-    if below == position:
-        return ordered[below]
-    return ordered[below] + (ordered[below + 1] - ordered[below]) * (position - below)
+    low = ordered[below]
+    return low if below == position else low + (ordered[below + 1] - low) * (position - below)
 
 
 def median(values: Sequence[float]) -> float:
@@ -77,7 +76,9 @@ def median(values: Sequence[float]) -> float:
     Raises:
         ValueError: no values.
     """
-    return quantile(values, 0.5)
+    if not values:
+        raise ValueError("a median needs at least one value")
+    return _quantile_of_sorted(sorted(values), 0.5)
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
@@ -89,8 +90,11 @@ def quartiles(values: Sequence[float]) -> Quartiles:
     if not values:
         raise ValueError("quartiles need at least one value")
     ordered = sorted(values)
-    q1, middle, q3 = (_quantile_of_sorted(ordered, share) for share in (0.25, 0.5, 0.75))
-    return Quartiles(q1=q1, median=middle, q3=q3)
+    return Quartiles(
+        q1=_quantile_of_sorted(ordered, 0.25),
+        median=_quantile_of_sorted(ordered, 0.5),
+        q3=_quantile_of_sorted(ordered, 0.75),
+    )
 
 
 def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
@@ -190,7 +194,7 @@ def wilson_interval(
         raise ValueError(f"a proportion needs at least one trial, not {trials}")
     if not 0 <= successes <= trials:
         raise ValueError(f"successes must lie between 0 and {trials}, not {successes}")
-    z = quantile if quantile is not None else NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = quantile if quantile is not None else two_sided_quantile(confidence, math.inf)
     share = successes / trials
     shrink = 1 + z * z / trials
     middle = (share + z * z / (2 * trials)) / shrink

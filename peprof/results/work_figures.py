@@ -54,10 +54,11 @@ def work_figures(short: ShortResult | None) -> WorkFigures | None:
     if short is None or short.work is None:
         return None
     work, samples = short.work, _samples(short.times)
+    seconds = {phase: median(known) for phase, known in samples.items() if known}
     return WorkFigures(
-        step=_whole_step(work, samples),
+        step=step_rate(work, seconds.get("step")),
         phases=tuple(
-            _rate(one.phase, one.flops, one.bytes_accessed, samples, work.peak_flops_per_s)
+            _rate(one.phase, one.flops, one.bytes_accessed, seconds.get(one.phase), work.peak_flops_per_s)
             for one in work.phases
         ),
         peak_words=work.peak_words,
@@ -65,24 +66,21 @@ def work_figures(short: ShortResult | None) -> WorkFigures | None:
     )
 
 
-def step_rate(short: ShortResult | None) -> PhaseRate | None:
-    """Of ``work_figures`` the whole step alone, for tables of many runs."""
-    if short is None or short.work is None:
-        return None
-    return _whole_step(short.work, _samples(short.times))
+def step_rate(work: WorkResult, seconds: float | None) -> PhaseRate:
+    """The work of a step, all phases together.
 
-
-def _whole_step(work: WorkResult, samples: Mapping[str, Sequence[float]]) -> PhaseRate:
-    flops = sum(one.flops for one in work.phases)
-    bytes_accessed = sum(one.bytes_accessed for one in work.phases)
-    return _rate("step", flops, bytes_accessed, samples, work.peak_flops_per_s)
+    Args:
+        work: by phase.
+        seconds: of a step; ``None`` where it wasn't timed.
+    """
+    flops = sum([one.flops for one in work.phases])
+    bytes_accessed = sum([one.bytes_accessed for one in work.phases])
+    return _rate("step", flops, bytes_accessed, seconds, work.peak_flops_per_s)
 
 
 def _rate(
-    phase: str, flops: int, bytes_accessed: int, samples: Mapping[str, Sequence[float]], peak: float | None
+    phase: str, flops: int, bytes_accessed: int, seconds: float | None, peak: float | None
 ) -> PhaseRate:
-    known = samples.get(phase)
-    seconds = median(known) if known else None
     achieved = flops / seconds if seconds else None
     return PhaseRate(
         phase=phase,

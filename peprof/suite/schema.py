@@ -147,6 +147,8 @@ class DataConfig(Part):
     @classmethod
     def _known_metrics(cls, metrics: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         task = info.data.get("task")
+        if not metrics:
+            return metrics
         fitting = [name for name, metric in METRICS.items() if task in metric.tasks]
         if task is not None and (set(metrics) - set(fitting) or len(set(metrics)) < len(metrics)):
             raise ValueError(f"for {task} each at most once of: {', '.join(fitting)}")
