@@ -1,4 +1,4 @@
-"""``peprof show``: whose the memory of a run's training step was, and where its time went."""
+"""``peprof show``: whose the memory of a run's training step was, and where time went."""
 
 from __future__ import annotations
 
@@ -128,6 +128,7 @@ def _show_tables(
     from peprof.reports.energy import print_energy
     from peprof.reports.leaderboard import results_console
     from peprof.reports.memory import print_heading, print_memory
+    from peprof.reports.step_times import print_step_times
     from peprof.reports.time_spent import print_time_spent
     from peprof.results.spent import time_spent
 
@@ -143,6 +144,8 @@ def _show_tables(
     energy = record.short.energy if record is not None and record.short is not None else None
     if energy is not None:
         print_energy(console, energy)
+    if record is not None and record.short is not None:
+        print_step_times(console, record.short)
     if record is not None:
         _show_work(console, record)
     if spent is not None:

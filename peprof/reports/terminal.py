@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import Box
 from rich.console import Console
 from rich.padding import Padding
 from rich.style import Style
+from rich.table import Table
 from rich.text import Text
 
 INDENT = 1
@@ -42,6 +44,32 @@ def said(console: Console, text: str) -> str:
 def say(console: Console, text: str, style: str) -> None:
     """Prints a paragraph."""
     console.print(Padding(Text(said(console, text), style=style), (0, 0, 0, INDENT), expand=False))
+
+
+def print_table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table of a run under its title; words to the left, numbers to the right.
+
+    Args:
+        console: where to.
+        title: above it.
+        heads: of the columns that are needed.
+        rows: as many cells of each as there are heads are printed.
+    """
+    table = Table(
+        box=rule_of(console),
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        border_style="dim",
+    )
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left", no_wrap=True)
+    for cells in rows:
+        table.add_row(*(said(console, cell) for cell in cells[: len(heads)]))
+    console.print()
+    say(console, title, "bold")
+    console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
 
 
 def print_tensorboard(console: Console, directory: Path, *, indent: int = 0) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 
 from peprof.breakdown.sizes import human_percent
 from peprof.reports.formats import MISSING, human_bytes, human_large, human_ratio, human_seconds
-from peprof.reports.terminal import INDENT, rule_of, said, say
+from peprof.reports.terminal import print_table, say
 from peprof.results.work_figures import InferenceFigures, PhaseRate, WorkFigures
 
 
@@ -25,7 +23,7 @@ def print_work(console: Console, figures: WorkFigures) -> None:
     heads = ["phase", "operations", "bytes", "time", "per s"]
     if any(one.mfu is not None for one in figures.phases):
         heads.append("of peak")
-    _print(console, "What a training step has to do", heads, rows)
+    print_table(console, "What a training step has to do", heads, rows)
     say(console, f"Peak: {figures.peak_words}.", "dim")
     if figures.uncounted:
         say(console, f"Not counted, as no formula is known: {', '.join(figures.uncounted)}.", "yellow")
@@ -42,7 +40,7 @@ def print_inference(console: Console, figures: Sequence[InferenceFigures]) -> No
     heads = ["model", "forward", "of plain", "peak"]
     if generates:
         heads += ["first token", "per token", "of plain"]
-    _print(console, "What using the model costs", heads, [_use_cells(one) for one in figures])
+    print_table(console, "What using the model costs", heads, [_use_cells(one) for one in figures])
     if generates and any(one.cached is False for one in figures):
         say(console, "It generates without a cache of keys and values.", "dim")
 
@@ -75,22 +73,3 @@ def _use_cells(one: InferenceFigures) -> tuple[str, ...]:
         seconds(one.token_s),
         ratio(one.token_ratio),
     )
-
-
-def _print(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """As many cells of each row as there are heads; the last ones are those of columns that nobody needs."""
-    table = Table(
-        box=rule_of(console),
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        border_style="dim",
-    )
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right" if place else "left", no_wrap=True)
-    for cells in rows:
-        table.add_row(*(said(console, cell) for cell in cells[: len(heads)]))
-    console.print()
-    say(console, title, "bold")
-    console.print(Padding(table, (0, 0, 0, INDENT), expand=False))

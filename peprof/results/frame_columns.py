@@ -224,7 +224,7 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             _column("train_time_share", "share", "of the full phase's wall time: training steps", "finished"),
             _column("epoch_time_s", "seconds", "median training time of a finished epoch", "finished"),
             _seconds("setup_time_s", "from the process's start to a ready model and data"),
-            _column("total_time_s", "seconds", "from start to end of the run", "finished"),
+            _column("total_time_s", "seconds", "from start to end of the run and its rounds", "finished"),
             _column("energy_j", "number", "joules of the device in training steps", "finished", unit="J"),
             _column("joules_per_sample", "number", "of training", "finished", unit="J"),
             _column("mean_power_w", "number", "energy by training time", "finished", unit="W"),

@@ -623,7 +623,7 @@ class RunRecord(Piece):
         failure: set unless ``status`` is ``ok``.
         started_at, finished_at: ISO 8601, UTC.
         setup_time_s: seconds from the child's start to a ready model and data.
-        total_time_s: seconds from start to end of the run.
+        total_time_s: seconds from start to end of the run, and of its rounds before it.
         attempt: 1 for the first try; more when earlier tries had failed.
         warnings: what a reader should know of these numbers.
     """

@@ -263,6 +263,7 @@ class Loop:
                     run_id=record.run_id,
                     number=number,
                     started_at=record.started_at,
+                    total_time_s=record.total_time_s,
                     environment=record.environment,
                     method_source=result.method_source,
                     short=record.short,

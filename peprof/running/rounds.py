@@ -26,7 +26,7 @@ from peprof.results.atomic import replacing
 from peprof.results.record import Environment, PhaseTimes, Piece, ShortResult, StepTimes, TimedRound
 from peprof.suite.planning import RunSpec
 
-ROUND_VERSION = 1
+ROUND_VERSION = 2
 
 ELSEWHERE = frozenset({"git_commit", "git_dirty", "hostname", "platform", "device_uuid"})
 """Of the environment: which of several equal machines it is, and what surrounds the code."""
@@ -40,6 +40,7 @@ class KeptRound(Piece):
         run_id: of the run.
         number: of the round, from 1.
         started_at: ISO 8601, UTC.
+        total_time_s: seconds from start to end of the round's process.
         environment: where it was timed.
         method_source: digest of the method's source, which must be that of the run itself.
         short: the timing pass, and nothing else.
@@ -49,6 +50,7 @@ class KeptRound(Piece):
     run_id: str
     number: int
     started_at: str
+    total_time_s: float
     environment: Environment
     method_source: str
     short: ShortResult

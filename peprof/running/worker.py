@@ -169,7 +169,7 @@ def run(
             failure=failure,
             started_at=started_at,
             finished_at=utc_now(),
-            total_time_s=time.perf_counter() - begin,
+            total_time_s=time.perf_counter() - begin + sum(one.total_time_s for one in rounds),
             attempt=attempt,
             **found.parts,
         )

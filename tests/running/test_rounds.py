@@ -53,6 +53,7 @@ def kept(number: int, *step_ms: float, **short: object) -> KeptRound:
         run_id=SPEC.run_id,
         number=number,
         started_at=f"2026-01-02T03:04:0{number}Z",
+        total_time_s=10.0 * number,
         environment=ENVIRONMENT,
         method_source="abc",
         short=make_short(step_ms=step_ms).model_copy(update=update),
@@ -129,6 +130,7 @@ def test_a_run_takes_its_rounds_for_its_timing_unless_the_method_has_changed_sin
             run_id=spec.run_id,
             number=number,
             started_at=record.started_at,
+            total_time_s=100.0,
             environment=record.environment,
             method_source=result.method_source or "",
             short=record.short,
@@ -138,6 +140,7 @@ def test_a_run_takes_its_rounds_for_its_timing_unless_the_method_has_changed_sin
     taken = work(rounds=rounds).record
     assert taken.short is not None and taken.short.memory is not None and taken.warnings == ()
     assert taken.short.times == joined(rounds).times
+    assert 200 < taken.total_time_s < 300, "the rounds' time is the run's"
 
     changed = (rounds[0], rounds[1].model_copy(update={"method_source": "another"}))
     own = work(rounds=changed).record
