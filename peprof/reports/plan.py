@@ -56,7 +56,7 @@ def print_plan(
             f"{spec.train.learning_rate:g}",
             str(spec.seed),
             *([_peak(estimates.get(spec.run_id))] if estimates is not None else []),
-            ", ".join(spec.phases),
+            _phases(spec),
             "done" if spec.run_id in finished else "to do",
         )
     console.print(table)
@@ -77,6 +77,12 @@ def _peak_bytes(estimate: Estimate | None) -> int | None:
 def _peak(estimate: Estimate | None) -> str:
     peak = _peak_bytes(estimate)
     return MISSING if peak is None else human_bytes(peak)
+
+
+def _phases(spec: RunSpec) -> str:
+    """``short in 3 rounds, full``."""
+    rounds = f" in {spec.short.rounds} rounds" if spec.short.rounds > 1 else ""
+    return ", ".join(phase + (rounds if phase == "short" else "") for phase in spec.phases)
 
 
 def _options(options: dict[str, Any]) -> str:

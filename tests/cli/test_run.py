@@ -56,7 +56,9 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(
     assert peprof(monkeypatch, "run", suite, "--results", tmp_path / "r", "--dry-run") == 0
     said = capsys.readouterr()
     assert "t: 4 runs, 4 to do" in said.out and "rank=3" in said.out
-    assert not (tmp_path / "r").exists()
+    assert not (tmp_path / "r").exists() and "rounds" not in said.out
+    assert peprof(monkeypatch, "run", suite, "--dry-run", "--set", "short.rounds=3") == 0
+    assert "3 rounds" in " ".join(capsys.readouterr().out.split())
     assert peprof(monkeypatch, "run", suite, "--dry-run", "--json", "--only", "lora") == 0
     plan = json.loads(capsys.readouterr().out)
     assert [run["spec"]["method"]["options"]["rank"] for run in plan] == [3, 3]
