@@ -1,83 +1,178 @@
-"""Autocast on ``meta`` as a GPU would do it.
+"""Autocast on ``meta`` as a device would do it.
 
 ``torch.autocast`` can't be had there: it refuses ``meta``, casts no tensor of ``meta`` where it is on for
-``cpu``, and switches itself off for ``cuda`` without a GPU. In this context the functions that autocast looks
-at get their tensors in the type that autocast would give them, above autograd as it does, so that a ledger
-sees copies of weights, activations in 16 bits and what is kept in 32 bits.
+``cpu``, and switches itself off for ``cuda`` without a GPU. While ``autocast_on_meta`` lasts, ``meta`` is a
+device that autocast knows: ``torch.autocast("meta", dtype)`` gives the functions that autocast looks at their
+tensors in the type that it would give them, above autograd as it does, so that a ledger sees copies of
+weights, activations in 16 bits and what is kept in 32 bits. As torch itself answers for ``meta`` then,
+checkpoints save what autocast is and enter it anew where backward runs them forward again, and methods that
+ask whether it is on are told so.
 
-The lists are those of aten/src/ATen/autocast_mode.h of torch 2.11 to 2.13, for CUDA. Functions are looked at
-where Python calls them: what a C++ operator calls inside of another isn't seen, which of all that is listed
-concerns ``cross_entropy`` alone (it is treated as its parts are).
+Functions are looked at where Python calls them: what is called inside of another isn't seen, which of all that
+is listed concerns ``cross_entropy`` (treated as its parts are) and a CPU's ``einsum`` (as its product is).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ContextDecorator, ExitStack, contextmanager
+from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
-from torch import linalg
+from torch.amp import autocast_mode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
+from torch.utils.checkpoint import DefaultDeviceType
+from transformers.utils import generic
 
-_IN_SHORT = (
-    "conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d conv_transpose3d convolution prelu "
-    "addmm addmv addr matmul __matmul__ __rmatmul__ einsum mm mv vecdot linear addbmm baddbmm bmm "
-    "chain_matmul multi_dot scaled_dot_product_attention"
-)
-_IN_FLOAT = (
-    "acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ "
-    "softplus layer_norm native_layer_norm rms_norm group_norm cosine_similarity poisson_nll_loss "
-    "cosine_embedding_loss nll_loss hinge_embedding_loss kl_div l1_loss smooth_l1_loss huber_loss mse_loss "
-    "margin_ranking_loss multilabel_margin_loss soft_margin_loss triplet_margin_loss multi_margin_loss "
-    "binary_cross_entropy_with_logits cross_entropy dist pdist cdist renorm logsumexp"
-)
-_WITH_DTYPE = "prod softmax log_softmax cumprod cumsum vector_norm matrix_norm norm sum"
-_IN_WIDEST = "addcdiv addcmul atan2 bilinear cross dot vdot grid_sample index_put tensordot scatter_add"
+from peprof.estimation.autocast_lists import LISTS, Lists
+
+_is_available, _is_enabled, _dtype_of = (
+    torch.amp.is_autocast_available, torch.is_autocast_enabled, torch.get_autocast_dtype,
+)  # fmt: skip
+_autocast, _maybe_autocast = torch.autocast, generic.maybe_autocast
 
 
-def _functions(names: str) -> frozenset[Callable[..., Any]]:
-    """All that Python calls by these names."""
-    places: tuple[Any, ...] = (torch, functional, torch.Tensor, linalg, torch._C._nn)
-    found = (getattr(place, name, None) for name in names.split() for place in places)
-    return frozenset(function for function in found if callable(function))
-
-
-_SHORT, _FLOAT, _DTYPE, _WIDEST = map(_functions, (_IN_SHORT, _IN_FLOAT, _WITH_DTYPE, _IN_WIDEST))
-
-
-class AutocastAsOnGpu(TorchFunctionMode):
-    """A context around the forward of a step on ``meta``, as ``torch.autocast("cuda", dtype)`` is on a GPU.
-
-    Copies of weights that get a gradient are made once and kept until the context ends; those of others are
-    made for each use.
+@contextmanager
+def autocast_on_meta(kind: Literal["cpu", "cuda"]) -> Iterator[None]:
+    """Within it, autocast for ``meta`` is what it is on a device.
 
     Args:
-        dtype: ``torch.bfloat16`` or ``torch.float16``.
+        kind: of the device.
+    """
+    state = _State(LISTS[kind])
+    with ExitStack() as stack:
+
+        def put(place: Any, **replaced: Any) -> None:
+            for name, value in replaced.items():
+                stack.enter_context(patch.object(place, name, value))
+
+        put(torch, is_autocast_enabled=state.is_enabled, get_autocast_dtype=state.dtype_of)
+        put(torch, autocast=state.autocast)
+        put(torch.amp, autocast=state.autocast, is_autocast_available=_is_available_or_meta)
+        put(autocast_mode, autocast=state.autocast, is_autocast_available=_is_available_or_meta)
+        put(DefaultDeviceType, _default_device_type="meta")  # of checkpoints that get tensors by name alone
+        for module in _users_of_maybe_autocast():
+            put(module, maybe_autocast=state.maybe_autocast)
+        yield
+
+
+def _is_available_or_meta(device_type: str) -> bool:
+    return device_type == "meta" or _is_available(device_type)
+
+
+def _users_of_maybe_autocast() -> list[Any]:
+    """Modules that took transformers' function, which never asks autocast about ``meta``, by its name."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith("transformers.") and vars(module).get("maybe_autocast") is _maybe_autocast
+    ]
+
+
+class _State:
+    """What torch keeps of autocast for a device, kept for ``meta``.
+
+    Args:
+        lists: which functions it looks at.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._dtype = dtype
-        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    def __init__(self, lists: Lists) -> None:
+        self.lists = lists
+        self.enabled, self.dtype = False, torch.bfloat16
+        self.nesting = 0
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def is_enabled(self, device_type: str | None = None) -> bool:
+        """As ``torch.is_autocast_enabled``."""
+        if device_type == "meta":
+            return self.enabled
+        return _is_enabled() if device_type is None else _is_enabled(device_type)
+
+    def dtype_of(self, device_type: str) -> torch.dtype:
+        """As ``torch.get_autocast_dtype``."""
+        return self.dtype if device_type == "meta" else _dtype_of(device_type)
+
+    def autocast(
+        self,
+        device_type: str,
+        dtype: torch.dtype | None = None,
+        enabled: bool = True,
+        cache_enabled: bool | None = None,
+    ) -> Any:
+        """As ``torch.autocast``."""
+        if device_type != "meta":
+            return _autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=cache_enabled)
+        return _AutocastOnMeta(self, dtype, enabled, cache_enabled)
+
+    def maybe_autocast(self, device_type: str, *arguments: Any, **options: Any) -> Any:
+        """As transformers' function of this name is on a device."""
+        if device_type != "meta":
+            return _maybe_autocast(device_type, *arguments, **options)
+        return self.autocast(device_type, *arguments, **options)
+
+
+class _AutocastOnMeta(ContextDecorator):
+    """One context, as of ``torch.autocast``: copies of weights live until the outermost one ends."""
+
+    def __init__(
+        self, state: _State, dtype: torch.dtype | None, enabled: bool, cache_enabled: bool | None
+    ) -> None:
+        self._state = state
+        self._set = (enabled, state.dtype if dtype is None else dtype)
+        caches = torch.is_autocast_cache_enabled()
+        self._caches = caches if cache_enabled is None else cache_enabled
+        self._casts = _Casts(state)
+
+    def __enter__(self) -> None:
+        state = self._state
+        self._before = (state.enabled, state.dtype, torch.is_autocast_cache_enabled())
+        state.enabled, state.dtype = self._set
+        torch.set_autocast_cache_enabled(self._caches)
+        state.nesting += 1
+        self._casts.__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        """Lets go of the copies."""
-        self._kept.clear()
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        self._casts.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        state = self._state
+        state.nesting -= 1
+        if state.nesting == 0:
+            state.kept.clear()
+        state.enabled, state.dtype, caches = self._before
+        torch.set_autocast_cache_enabled(caches)
+
+
+class _Casts(TorchFunctionMode):
+    """Gives functions their tensors in the types that they are to have; twice does no more than once.
+
+    Copies of weights that get a gradient are made once and kept until the outermost context ends; those of
+    others are made for each use.
+    """
+
+    def __init__(self, state: _State) -> None:
+        super().__init__()
+        self._state = state
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls a function with tensors of the types that it is to have."""
         kwargs = kwargs or {}
-        if func in _SHORT or func is functional.scaled_dot_product_attention:  # by a device's kernels
+        if not self._state.enabled:
+            return func(*args, **kwargs)
+        lists, short = self._state.lists, self._state.dtype
+        if func in lists.short or func is functional.scaled_dot_product_attention:  # by a device's kernels
             args, kwargs = tree_map(self._short, (args, kwargs))
-        elif func in _FLOAT:
+        elif func in lists.inner_short:
+            if func is not torch.einsum or _contracts(args[0]):
+                args, kwargs = tree_map(self._short_unkept, (args, kwargs))
+        elif func in lists.float:
             args, kwargs = tree_map(_float, (args, kwargs))
-        elif func in _WIDEST:
-            cast = self._short if all(t.dtype == self._dtype for t in _cast_ones((args, kwargs))) else _float
-            args, kwargs = tree_map(cast, (args, kwargs))
-        elif func in _DTYPE and kwargs.get("dtype") is None and any(_is_cast(given) for given in args[:1]):
+        elif func in lists.widest:
+            if any(tensor.dtype != short for tensor in _cast_ones((args, kwargs))):
+                args, kwargs = tree_map(_float, (args, kwargs))
+        elif func in lists.with_dtype and kwargs.get("dtype") is None and any(map(_is_cast, args[:1])):
             fused = _FROM_HALF.get(getattr(func, "__name__", ""))
             if fused is not None and args[0].dtype == torch.float16:
                 return fused(args[0], _dim(*args[1:], **kwargs), True)
@@ -85,24 +180,40 @@ class AutocastAsOnGpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _short(self, given: Any) -> Any:
-        if not _is_cast(given) or given.dtype == self._dtype:
+        dtype, kept = self._state.dtype, self._state.kept
+        if not _is_cast(given) or given.dtype == dtype:
             return given
-        keeps = (
-            given.dtype == torch.float32 and given.requires_grad and given.is_leaf and not given._is_view()
-        )
-        if not keeps:
-            return given.to(self._dtype)
-        if id(given) not in self._kept:
-            self._kept[id(given)] = (given, given.to(self._dtype))
-        return self._kept[id(given)][1]
+        keeps = given.dtype == torch.float32 and given.requires_grad and given.is_leaf
+        if not keeps or given._is_view() or not torch.is_autocast_cache_enabled():
+            return given.to(dtype)
+        if id(given) not in kept:
+            with torch.enable_grad():  # who comes next may need the gradient
+                kept[id(given)] = (given, given.to(dtype))
+        return kept[id(given)][1]
+
+    def _short_unkept(self, given: Any) -> Any:
+        return given.to(self._state.dtype) if _is_cast(given) else given
 
 
 _FROM_HALF: dict[str, Callable[..., Any]] = {"softmax": torch._softmax, "log_softmax": torch._log_softmax}
-"""What reads float16 and answers in float32 without a copy, which has no such form for bfloat16."""
+"""What on a GPU reads float16 and answers in float32 without a copy; bfloat16 has no such form."""
 
 
 def _dim(dim: int, *_: Any, **__: Any) -> int:
     return dim
+
+
+def _contracts(equation: Any) -> bool:
+    """Whether ``einsum`` sums over products: otherwise it multiplies entries, which autocast leaves alone.
+
+    Args:
+        equation: as it is given first.
+    """
+    if not isinstance(equation, str):
+        return True
+    given, _, kept = equation.replace(" ", "").partition("->")
+    shared = {label for label in given if label.isalpha() and sum(label in one for one in given.split(",")) > 1}
+    return bool(shared - set(kept))
 
 
 def _is_cast(given: Any) -> bool:

@@ -7,7 +7,6 @@ nothing is downloaded and models of any size are made in a second.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ from typing import Any
 import huggingface_hub
 import torch
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
-from typing_extensions import override
 
 from peprof.errors import Fault, SuiteError
-from peprof.estimation.autocast_on_meta import AutocastAsOnGpu
 from peprof.estimation.kernels import Kind
 from peprof.results.record import ParameterCounts
 from peprof.running.methods import apply_method, make_method
@@ -53,14 +50,6 @@ class KnownData:
     num_labels: int
     rows: int
     assumptions: tuple[str, ...] = ()
-
-
-class _StepOnMeta(ClassifierStep):
-    """A step whose autocast is that of a GPU: torch's own refuses ``meta``."""
-
-    @override
-    def _cast(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._autocast is None else AutocastAsOnGpu(self._autocast)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +109,7 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
     Args:
         spec: the run.
         data: what is known of its data.
-        kind: of the device that it stands for: which operators its optimizer and autocast use.
+        kind: of the device that it stands for: which operators its optimizer uses.
         source: the suite's file, for messages.
 
     Raises:
@@ -139,7 +128,7 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
     with torch.device("meta"):
         applied = apply_method(method, model, None)
         steps = planned_steps(spec.train, data.rows)
-        step = make_step(spec, method, applied.model, steps, kind=_StepOnMeta)
+        step = make_step(spec, method, applied.model, steps)
     _choose_operators(step.optimizer, kind)
     return BuiltOnMeta(
         step=step,

@@ -25,10 +25,6 @@ from peprof.results.estimates import Estimate, StepEvents
 from peprof.suite.planning import RunSpec
 
 GUESSED = "somewhere a size depends on values; 1 was taken"
-NO_AUTOCAST = (
-    "autocast can't be told without data on a CPU's operators, nor where checkpoints run forward again; "
-    "model.dtype = 'bfloat16' can"
-)
 _LONGEST_PROBLEM = 300
 
 
@@ -118,8 +114,6 @@ def estimate_run(
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
-    if spec.train.autocast is not None and (kind == "cpu" or spec.method.gradient_checkpointing):
-        return Estimate(spec=spec, kind=kind, profile=None, problem=NO_AUTOCAST)
     with quiet_libraries():
         try:
             built = build_on_meta(spec, known, kind, source=source)

@@ -24,6 +24,7 @@ from typing_extensions import override
 
 from peprof.estimation.attention_kernels import AttentionCall, Capability, Kernel, chosen_kernel
 from peprof.estimation.attention_operators import DONE_BY, call_of
+from peprof.estimation.autocast_on_meta import autocast_on_meta
 
 Kind = Literal["cpu", "cuda"]
 aten = torch.ops.aten
@@ -53,6 +54,7 @@ def kernels_of(kind: Kind, capability: Capability = AMPERE) -> Iterator[Attentio
         What attention is asked for while it lasts, and a GPU's kernel for it, in order.
     """
     with ExitStack() as stack:
+        stack.enter_context(autocast_on_meta(kind))
         attention = _Attention(kind, capability)
         stack.enter_context(patch.object(F, "scaled_dot_product_attention", attention))
         if kind == "cuda":

@@ -121,8 +121,6 @@ def make_step(
     method: object,
     model: nn.Module,
     total_steps: int,
-    *,
-    kind: type[ClassifierStep] = ClassifierStep,
 ) -> ClassifierStep:
     """The training step of a run over what its method made of a backbone, with optimizer and schedule.
 
@@ -131,7 +129,6 @@ def make_step(
         method: that was applied.
         model: what it made, where it is to be trained.
         total_steps: that the training is planned to have.
-        kind: of step.
     """
     if spec.method.gradient_checkpointing:
         enable_checkpointing(model)
@@ -140,7 +137,7 @@ def make_step(
     else:
         groups = default_groups(model, spec.train.weight_decay)
     optimizer = make_optimizer(spec.train, groups)
-    return kind(
+    return ClassifierStep(
         model,
         optimizer,
         schedule=make_schedule(spec.train, optimizer, total_steps),

@@ -1,0 +1,38 @@
+"""Steps under autocast on ``meta`` are those of a run on the CPU, to the byte: its own autocast is the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.estimation.small_models import ARCHITECTURES, METHODS, spec_of
+from tests.estimation.test_estimate_equals_run import _do_slow_things_once, check, models
+
+__all__ = ["_do_slow_things_once", "models"]  # fixtures
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_method(models: Path, method: str, architecture: str, checkpointing: bool) -> None:
+    options = {"train__autocast": "bfloat16", "method__gradient_checkpointing": checkpointing}
+    check(spec_of(models, architecture, method, **options))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "float16": {"train__autocast": "float16"},
+    "accumulation": {"train__gradient_accumulation_steps": 2},
+    "eager": {"model__attention": "eager"},
+    "sgd": {"train__optimizer": "sgd", "train__optimizer_options": {"momentum": 0.9}},
+    "weights in bfloat16": {"model__dtype": "bfloat16"},
+}
+
+
+@pytest.mark.parametrize("architecture", ["distilbert", "t5", "llama-lm"])
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_way_of_training(models: Path, setting: str, architecture: str, checkpointing: bool) -> None:
+    options = {"train__autocast": "bfloat16", "method__gradient_checkpointing": checkpointing}
+    check(spec_of(models, architecture, "lora", **{**options, **SETTINGS[setting]}))
