@@ -192,15 +192,17 @@ def estimated(loaded: LoadedSuite, device: str, *, padded: bool) -> Sequence[Est
 
     from peprof.estimation.targets import find_target
     from peprof.reports.progress import RunProgress
+    from peprof.results.estimates import with_published
 
     target = find_target(device)
     with RunProgress(Console(stderr=True)) as progress:
         from peprof.estimation.estimating import estimate_runs
 
         specs = planned(loaded, target.kind)
-        return estimate_runs(
+        found = estimate_runs(
             specs, target.kind, source=loaded.source, say=progress.progress, padded=padded, gpu=target.gpu
         )
+    return with_published(found, loaded.suite)
 
 
 def drawn(loaded: LoadedSuite, device: str, path: Path, *, padded: bool) -> Sequence[Estimate]:

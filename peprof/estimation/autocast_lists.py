@@ -69,12 +69,13 @@ _CPU = Lists(
     short=_functions(_BOTH_SHORT),
     inner_short=_functions("einsum tensordot chain_matmul multi_dot"),
     float=_functions(
-        f"{_BOTH_FLOAT} binary_cross_entropy ctc_loss prod trace quantile nanquantile polar view_as_complex stft "
-        "avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d max_pool3d max_unpool2d max_unpool3d "
-        "fractional_max_pool2d fractional_max_pool3d grid_sample cholesky cholesky_ex cholesky_inverse "
-        "cholesky_solve cond eig eigh eigvals eigvalsh householder_product inv inv_ex inverse lstsq lu_solve "
-        "matrix_rank ormqr orgqr geqrf pinverse qr solve svd svdvals tensorinv tensorsolve triangular_solve "
-        "fft fft2 fftn hfft ifft ifft2 ifftn ihfft irfft irfft2 irfftn rfft rfft2 rfftn"
+        f"{_BOTH_FLOAT} binary_cross_entropy ctc_loss prod trace quantile nanquantile polar "
+        "view_as_complex stft avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d max_pool3d max_unpool2d "
+        "max_unpool3d fractional_max_pool2d fractional_max_pool3d grid_sample cholesky cholesky_ex "
+        "cholesky_inverse cholesky_solve cond eig eigh eigvals eigvalsh householder_product inv inv_ex "
+        "inverse lstsq lu_solve matrix_rank ormqr orgqr geqrf pinverse qr solve svd svdvals tensorinv "
+        "tensorsolve triangular_solve fft fft2 fftn hfft ifft ifft2 ifftn ihfft irfft irfft2 irfftn rfft "
+        "rfft2 rfftn"
     ),
     with_dtype=frozenset(),
     widest=_functions("cat concat concatenate stack hstack vstack index_copy"),

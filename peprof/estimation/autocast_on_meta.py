@@ -8,8 +8,8 @@ weights, activations in 16 bits and what is kept in 32 bits. As torch itself ans
 checkpoints save what autocast is and enter it anew where backward runs them forward again, and methods that
 ask whether it is on are told so.
 
-Functions are looked at where Python calls them: what is called inside of another isn't seen, which of all that
-is listed concerns ``cross_entropy`` (treated as its parts are) and a CPU's ``einsum`` (as its product is).
+Functions are looked at where Python calls them: what is called inside of another isn't seen, which of all
+that is listed concerns ``cross_entropy`` (treated as its parts are) and a CPU's ``einsum`` (as its product).
 """
 
 from __future__ import annotations
@@ -212,7 +212,8 @@ def _contracts(equation: Any) -> bool:
     if not isinstance(equation, str):
         return True
     given, _, kept = equation.replace(" ", "").partition("->")
-    shared = {label for label in given if label.isalpha() and sum(label in one for one in given.split(",")) > 1}
+    factors = [set(labels) for labels in given.split(",")]
+    shared = {label for label in given if label.isalpha() and sum(label in one for one in factors) > 1}
     return bool(shared - set(kept))
 
 

@@ -114,8 +114,8 @@ def autocast_weight_bytes(elements: Iterable[int], *, element_bytes: int = 2) ->
     Only weights that get a gradient are kept (and only with ``cache_enabled``, which is the default); a
     frozen weight is copied anew for each use, and the copy lives as long as backward needs it.
 
-    On ``meta`` autocast casts nothing, neither for ``cuda`` (which switches itself off where there is no GPU)
-    nor for ``cpu`` (which looks at the CPU's tensors only): a ledger of such a step has no such copies.
+    On ``meta`` torch's own autocast casts nothing, neither for ``cuda`` (which switches itself off where
+    there is no GPU) nor for ``cpu`` (which looks at the CPU's tensors only); ``autocast_on_meta`` does.
 
     Args:
         elements: of each weight that gets a gradient and is used in a product or convolution.

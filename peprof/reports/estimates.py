@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from peprof.reports.formats import MISSING, human_bytes, human_count, human_percent
+from peprof.reports.formats import MISSING, human_bytes, human_count, human_percent, signed
 from peprof.reports.terminal import INDENT, rule_of, said, say
-from peprof.results.estimates import GROUPS, Estimate, grouped_bytes
+from peprof.results.estimates import GROUPS, Estimate, grouped_bytes, is_full
 from peprof.suite.planning import RunSpec
 
 EXACT_NOTE = (
@@ -24,6 +24,10 @@ EXACT_NOTE = (
 DEVICE_NOTE = (
     "Reserved: simulated, what the caching allocator would hold, libraries' workspaces included. Device: "
     "with a context as seen elsewhere, an assumption."
+)
+PUBLISHED_NOTE = (
+    "Published: of full fine-tuning's memory in {sources}, under conditions of its own. Points: by how many "
+    "percent of full fine-tuning's memory it is more here."
 )
 HEADS = ("method", "peak", "in", *GROUPS, "other", "of full")
 
@@ -54,6 +58,8 @@ def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
                 say(console, f"{found.label}: {found.problem}", "red")
         for text in dict.fromkeys(_assumptions(group)):
             say(console, text, "yellow")
+        for text in _published_notes(group):
+            say(console, text, "dim")
     console.print()
     say(console, EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)), "dim")
     if any(found.device_bytes is not None for found in estimates):
@@ -61,8 +67,9 @@ def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
 
 
 def _heads(group: Sequence[Estimate]) -> tuple[str, ...]:
+    published = ("published", "points") if _published_notes(group) else ()
     known = any(found.device_bytes is not None for found in group)
-    return (*HEADS, "reserved", "device") if known else HEADS
+    return (*HEADS, *published, *(("reserved", "device") if known else ()))
 
 
 def heading(spec: RunSpec, group: Sequence[Estimate] = ()) -> str:
@@ -102,25 +109,18 @@ def _groups(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
 
 
 def _cells(group: Sequence[Estimate]) -> list[tuple[str, ...]]:
-    rows = [_row(found, full_bytes(group)) for found in group]
-    if _heads(group) == HEADS:
-        return rows
-    return [
-        (*row, *(MISSING if size is None else human_bytes(size) for size in sizes))
-        for row, sizes in zip(rows, ((f.reserved_bytes, f.device_bytes) for f in group), strict=True)
-    ]
+    full, heads = full_bytes(group), _heads(group)
+    rows = [_row(found, full) for found in group]
+    if "published" in heads:
+        rows = [(*row, *_published_cells(found, full)) for row, found in zip(rows, group, strict=True)]
+    if "device" in heads:
+        rows = [(*row, *_device_cells(found)) for row, found in zip(rows, group, strict=True)]
+    return rows
 
 
 def full_bytes(group: Sequence[Estimate]) -> int | None:
     """The peak of full fine-tuning, the yardstick; ``None`` where it isn't among them."""
-    return next(
-        (
-            found.peak_bytes
-            for found in group
-            if found.spec.method.name == "full" and not found.spec.method.gradient_checkpointing
-        ),
-        None,
-    )
+    return next((found.peak_bytes for found in group if is_full(found.spec.method)), None)
 
 
 def _row(found: Estimate, full: int | None) -> tuple[str, ...]:
@@ -128,14 +128,47 @@ def _row(found: Estimate, full: int | None) -> tuple[str, ...]:
         return (found.label, *[MISSING] * (len(HEADS) - 1))
     peak = found.profile.peak
     groups = grouped_bytes(peak.categories)
-    share = f"{human_percent(peak.total_bytes / full)} %" if full else MISSING
     return (
         found.label,
         human_bytes(peak.total_bytes),
         peak.phase,
         *(human_bytes(groups[name]) for name in (*GROUPS, "other")),
-        share,
+        _percent(share_of_full(found, full)),
     )
+
+
+def _device_cells(found: Estimate) -> tuple[str, ...]:
+    sizes = (found.reserved_bytes, found.device_bytes)
+    return tuple(MISSING if size is None else human_bytes(size) for size in sizes)
+
+
+def _published_cells(found: Estimate, full: int | None) -> tuple[str, ...]:
+    share = found.published.share_of_full if found.published is not None else None
+    points = points_above_published(found, full)
+    return (_percent(share), MISSING if points is None else signed(f"{abs(points):.1f}", points))
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{human_percent(share)} %"
+
+
+def share_of_full(found: Estimate, full: int | None) -> float | None:
+    """Its peak by that of full fine-tuning; ``None`` where either isn't known."""
+    return found.peak_bytes / full if found.peak_bytes is not None and full else None
+
+
+def points_above_published(found: Estimate, full: int | None) -> float | None:
+    """By how many percent of full fine-tuning's memory its share is above the published one."""
+    share = share_of_full(found, full)
+    published = found.published.share_of_full if found.published is not None else None
+    return None if share is None or published is None else 100 * (share - published)
+
+
+def _published_notes(group: Sequence[Estimate]) -> list[str]:
+    """Where the published shares stand; nothing where there are none."""
+    known = [found.published for found in group if found.published is not None]
+    sources = dict.fromkeys(item.said.source for item in known if item.share_of_full is not None)
+    return [PUBLISHED_NOTE.format(sources=" and ".join(sources))] if sources else []
 
 
 def _assumptions(group: Sequence[Estimate]) -> list[str]:
@@ -165,14 +198,19 @@ def estimates_as_markdown(estimates: Sequence[Estimate]) -> str:
         parts += ["| " + " | ".join(row) + " |" for row in _cells(group)]
         parts.append("")
         parts += [f"{found.label}: {found.problem}\n" for found in group if found.problem is not None]
-        parts += [f"{text}\n" for text in _assumptions(group)]
+        parts += [f"{text}\n" for text in (*_assumptions(group), *_published_notes(group))]
     parts.append(EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)))
     return "\n".join(parts)
 
 
-def plain_row(found: Estimate) -> dict[str, Any]:
-    """An estimate's figures with their units in the names."""
-    spec, profile = found.spec, found.profile
+def plain_rows(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+    """Figures of estimates with their units in the names, shares by full fine-tuning of the same shape."""
+    full = {id(found): full_bytes(group) for group in _groups(estimates) for found in group}
+    return [_plain_row(found, full[id(found)]) for found in estimates]
+
+
+def _plain_row(found: Estimate, full: int | None) -> dict[str, Any]:
+    spec, profile, published = found.spec, found.profile, found.published
     row: dict[str, Any] = {
         "method": found.label,
         "model": spec.model.name,
@@ -188,6 +226,9 @@ def plain_row(found: Estimate) -> dict[str, Any]:
     groups = grouped_bytes(profile.peak.categories) if profile else {}
     row |= {f"{name}_bytes": groups.get(name) for name in (*GROUPS, "other")}
     row |= {
+        "share_of_full": share_of_full(found, full),
+        "published_share_of_full": published.share_of_full if published is not None else None,
+        "points_above_published": points_above_published(found, full),
         "reserved_bytes_simulated": found.reserved_bytes,
         "device_bytes_assumed": found.device_bytes,
         "saved_bytes": profile.activations.total_bytes if profile else None,
@@ -202,7 +243,7 @@ def plain_row(found: Estimate) -> dict[str, Any]:
 
 def estimates_as_csv(estimates: Sequence[Estimate]) -> str:
     """A row an estimate."""
-    rows = [plain_row(found) for found in estimates]
+    rows = plain_rows(estimates)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -215,12 +256,13 @@ def estimates_as_json(estimates: Sequence[Estimate]) -> str:
     return json.dumps(
         [
             {
-                **plain_row(found),
+                **row,
                 "assumptions": list(found.assumptions),
+                "published": found.published.said.model_dump(mode="json") if found.published else None,
                 "spec": found.spec.model_dump(mode="json"),
                 "profile": found.profile.to_dict() if found.profile is not None else None,
             }
-            for found in estimates
+            for found, row in zip(estimates, plain_rows(estimates), strict=True)
         ],
         indent=2,
     )

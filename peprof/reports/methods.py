@@ -111,7 +111,7 @@ def print_method(console: Console, entry: MethodEntry) -> None:
 
 
 _MERGES = {True: "yes", False: "no", None: "depends"}
-_EVERY_METHOD = "label, learning_rate, weight_decay, gradient_checkpointing."
+_EVERY_METHOD = "label, learning_rate, weight_decay, gradient_checkpointing, published."
 
 
 def as_json(entries: Iterable[MethodEntry]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from peprof.breakdown.values import StepProfile
 from peprof.results.record import ParameterCounts
 from peprof.suite.planning import RunSpec
+from peprof.suite.schema import MethodConfig, PublishedConfig, Suite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,19 @@ class StepEvents:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """What is said elsewhere of a method.
+
+    Args:
+        said: as the suite has it.
+        share_of_full: of full fine-tuning's memory, there; ``None`` where neither it nor both peaks are said.
+    """
+
+    said: PublishedConfig
+    share_of_full: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The memory of a run's training step, or why it can't be told.
 
@@ -50,6 +64,7 @@ class Estimate:
         reserved_bytes: what a GPU's caching allocator would hold, simulated; ``None`` for no known GPU.
         device_bytes: with what the device's context is assumed to take; ``None`` as before.
         events: of the step; ``None`` where nobody asked for them, or with a problem.
+        published: of the method, where the suite says anything.
     """
 
     spec: RunSpec
@@ -62,6 +77,7 @@ class Estimate:
     reserved_bytes: int | None = None
     device_bytes: int | None = None
     events: StepEvents | None = field(default=None, compare=False)
+    published: Published | None = None
 
     @property
     def label(self) -> str:
@@ -72,6 +88,35 @@ class Estimate:
     def peak_bytes(self) -> int | None:
         """Live bytes at the step's highest moment."""
         return self.profile.peak_bytes if self.profile is not None else None
+
+
+def with_published(estimates: Sequence[Estimate], suite: Suite) -> tuple[Estimate, ...]:
+    """The estimates of a suite's runs with what it says was published of their methods.
+
+    Args:
+        estimates: in any order.
+        suite: whose methods they are of.
+    """
+    said = suite.published
+    yardsticks = [said[method.label].peak_gb for method in suite.methods
+                  if is_full(method) and method.label in said]  # fmt: skip
+    full_gb = yardsticks[0] if yardsticks else None
+    found = {
+        label: Published(said=item, share_of_full=_published_share(item, full_gb))
+        for label, item in said.items()
+    }
+    return tuple(replace(item, published=found.get(item.label)) for item in estimates)
+
+
+def _published_share(said: PublishedConfig, full_gb: float | None) -> float | None:
+    if said.share_of_full is not None:
+        return said.share_of_full
+    return said.peak_gb / full_gb if said.peak_gb is not None and full_gb is not None else None
+
+
+def is_full(method: MethodConfig) -> bool:
+    """Whether it is full fine-tuning, by which memory is measured."""
+    return method.name == "full" and not method.gradient_checkpointing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from peprof.suite.source_reading import SourceClass, SourceField, UnreadableErro
 
 GROUP = "peprof.methods"
 BRIDGE = "peprof_methods.peft_bridge:PeftTuner"
-RESERVED = ("name", "label", *METHOD_FIELDS)
+RESERVED = ("name", "label", "published", *METHOD_FIELDS)
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 

@@ -27,6 +27,7 @@ from peprof.suite.schema import (
     TEXT_TO_TEXT_KEYS,
     MethodConfig,
     Part,
+    PublishedConfig,
     Suite,
     SuiteHead,
     method_address,
@@ -59,12 +60,14 @@ class Checker:
         tables = self._data_tables(tree)
         sections = {name: self._section(name, tree) for name in SECTIONS if name != "data" or not tables}
         methods = self._methods(tree.get("methods"))
+        published = self._published(tree.get("methods"))
         matrix = self._matrix(tree)
         sections.update({"data": matrix["data"][0]} if matrix.get("data") else {})
         if self.faults or head is None:
             return None
         parts = {name: part for name, part in sections.items() if part is not None}
-        return Suite.model_validate({**dict(head), **parts, "methods": tuple(methods), "matrix": matrix})
+        tables = {"methods": tuple(methods), "matrix": matrix, "published": published}
+        return Suite.model_validate({**dict(head), **parts, **tables})
 
     def _head(self, tree: Tree) -> SuiteHead | None:
         elsewhere = {key.partition(".")[2]: key for key in SECTION_KEYS}
@@ -153,7 +156,7 @@ class Checker:
 
     def _method(self, index: int, table: Mapping[str, Any]) -> MethodConfig | None:
         prefix = method_prefix(index, table.get("label", table.get("name")))
-        own = {key: value for key, value in table.items() if key in RESERVED}
+        own = {key: value for key, value in table.items() if key in RESERVED and key != "published"}
         options = {key: value for key, value in table.items() if key not in RESERVED}
         name = own.get("name")
         if "name" in own and "label" not in own:
@@ -179,6 +182,23 @@ class Checker:
         return self._part(
             MethodConfig, {**own, "options": options}, prefix, texts={"name": one_of(self.methods)}
         )
+
+    def _published(self, tables: object) -> dict[str, PublishedConfig]:
+        """By label, what method tables say was found elsewhere; tables that are none are told of before."""
+        found = {}
+        for index, table in enumerate(tables if isinstance(tables, list) else ()):
+            if not isinstance(table, dict) or "published" not in table:
+                continue
+            label = table.get("label", table.get("name"))
+            key, said = f"{method_prefix(index, label)}.published", table["published"]
+            if not isinstance(said, dict):
+                expected = 'a table like {source = "arXiv:...", peak_gb = 17.6}'
+                self.faults.append(Fault(key=key, problem=f"found {show(said)}", expected=expected))
+                continue
+            part = self._part(PublishedConfig, said, key)
+            if part is not None:
+                found[str(label).replace(":", "-")] = part
+        return found
 
     def _matrix(self, tree: Tree) -> dict[str, tuple[Any, ...]]:
         table = tree.get("matrix", {})
@@ -282,7 +302,7 @@ class Checker:
     def _method_axis(self, key: str, values: Sequence[Any], tree: Tree) -> tuple[Any, ...]:
         labels = labels_of(tree)
         address = method_address(key, labels)
-        if address is None or address[1] in ("name", "label"):
+        if address is None or address[1] in ("name", "label", "published"):
             word = key.removeprefix("methods.").partition(".")[0]
             self.faults.append(
                 Fault(

@@ -318,6 +318,28 @@ class MethodConfig(Part):
         return {key: frozen_value(value) for key, value in options.items()}
 
 
+class PublishedConfig(Part):
+    """``published`` in a ``[[methods]]`` table: what is said elsewhere of the method, to stand beside.
+
+    It decides nothing about a run, and no record holds it.
+
+    Args:
+        source: where it stands, for people: ``arXiv:2206.06522, table 1``.
+        peak_gb: memory, in the source's own GB: whether these are 10^9 or 2^30 bytes few of them say.
+        share_of_full: of full fine-tuning's memory; where it isn't given, ``peak_gb`` by that of ``full``.
+        trainable_percent: of all parameters.
+        accuracy_percent: of the source's data set.
+        samples_per_second: in training.
+    """
+
+    source: Annotated[str, Field(min_length=1)]
+    peak_gb: Annotated[float, Field(gt=0)] | None = None
+    share_of_full: Annotated[float, Field(gt=0)] | None = None
+    trainable_percent: Annotated[float, Field(gt=0, le=100)] | None = None
+    accuracy_percent: Annotated[float, Field(ge=0, le=100)] | None = None
+    samples_per_second: Annotated[float, Field(gt=0)] | None = None
+
+
 METHOD_FIELDS = ("learning_rate", "weight_decay", "gradient_checkpointing")
 """What a method's table may say besides its options; a matrix may vary these too."""
 
@@ -348,6 +370,7 @@ class Suite(SuiteHead):
     Args:
         methods: at least one; labels are unique.
         matrix: dotted key -> values; every combination is run. ``data`` -> whole ``[data]`` tables.
+        published: label -> what is said elsewhere of that method.
         offline: a nested table laid over the suite when the hub can't be reached and nothing is cached;
             ``None`` where there is none, or where it has been laid over.
     """
@@ -359,6 +382,7 @@ class Suite(SuiteHead):
     limits: LimitsConfig = LimitsConfig()
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)]
     matrix: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    published: dict[str, PublishedConfig] = Field(default_factory=dict)
     offline: dict[str, Any] | None = None
 
     @field_validator("matrix", "offline")

@@ -1,4 +1,4 @@
-"""Steps under autocast on ``meta`` are those of a run on the CPU, to the byte: its own autocast is the oracle."""
+"""Steps under autocast on ``meta`` are those of a run on the CPU under torch's own autocast, to the byte."""
 
 from __future__ import annotations
 

@@ -230,12 +230,18 @@ class Outputs(TorchDispatchMode):
 
 
 def checkpointed_step(device: str, reentrant: bool | None) -> Outputs:
+    def call(block: Block, given: Tensor) -> Tensor:
+        done: Tensor = (
+            block(given) if reentrant is None else checkpoint(block, given, use_reentrant=reentrant)
+        )
+        return done
+
     blocks = [Block(device) for _ in range(2)]
     state = torch.empty(2, 3, 8, device=device, requires_grad=True)
     with Outputs() as outputs:
         with torch.autocast(device, dtype=torch.bfloat16):
             for block in blocks:
-                state = block(state) if reentrant is None else checkpoint(block, state, use_reentrant=reentrant)
+                state = call(block, state)
             loss = state.softmax(-1).sum()
         loss.backward()
     return outputs
@@ -272,7 +278,8 @@ def test_what_a_gpu_runs_again_is_cast_as_the_first_time() -> None:
         again.append(sorted(map(str, casts.seen)))
         return done
 
-    block, state = Block("meta").requires_grad_(False), torch.empty(2, 3, 8, device="meta", requires_grad=True)
+    block = Block("meta").requires_grad_(False)
+    state = torch.empty(2, 3, 8, device="meta", requires_grad=True)
     with autocast_on_meta("cuda"):
         with torch.autocast("meta", dtype=torch.bfloat16):
             loss = checkpoint(watched, state, use_reentrant=True).sum()

@@ -14,7 +14,7 @@ from peprof.estimation.estimating import estimate_runs
 from peprof.estimation.fitting import find_fit, pool_bytes
 from peprof.estimation.targets import find_target, memory_here, read_bytes
 from peprof.events import Progress
-from tests.estimation.small_models import spec_of, write_configs
+from tests.estimation.small_models import ARCHITECTURES, METHODS, spec_of, write_configs
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,22 @@ def test_autocast_copies_weights_and_halves_what_layers_keep(models: Path) -> No
     }
     assert widths == {"bfloat16"}
     assert cast.profile.activations.total_bytes < plain.profile.activations.total_bytes
-    [refused] = estimate_runs(
-        [spec_of(models, "llama-lm", "full", train__autocast="bfloat16")], "cpu", source="a suite"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_and_checkpointing_give_a_number_on_a_gpus_operators(
+    models: Path, method: str, architecture: str
+) -> None:
+    """Or the reason that there is without autocast."""
+    options = {"method__gradient_checkpointing": True, "data__max_length": 16}
+    plain, cast = estimate_runs(
+        [
+            spec_of(models, architecture, method, **options),
+            spec_of(models, architecture, method, **options, train__autocast="bfloat16"),
+        ],
+        "cuda",
+        source="a suite",
     )
-    assert refused.profile is None and "autocast" in (refused.problem or "")
+    assert cast.problem == plain.problem
+    assert (cast.peak_bytes is None) == (plain.peak_bytes is None)

@@ -163,7 +163,7 @@ def test_autocast_makes_copies_of_frozen_weights_anew() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 def test_on_meta_autocast_casts_nothing(device: str) -> None:
-    """So a step on ``meta`` under autocast has the bytes of one without: what autocast does is to be added.
+    """So a step on ``meta`` under torch's own autocast has the bytes of one without.
 
     For ``cuda`` it switches itself off where there is no GPU, with a warning; for ``cpu`` it is on, but looks
     at tensors of its own device only.

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 
 import pytest
 from rich.console import Console
 
-from peprof.reports.estimates import estimates_as_csv, estimates_as_markdown, print_estimates
+from peprof.reports.estimates import (
+    estimates_as_csv,
+    estimates_as_json,
+    estimates_as_markdown,
+    print_estimates,
+)
 from peprof.reports.fits import fits_as_markdown
-from peprof.results.estimates import GROUPS, Estimate, Fit, grouped_bytes
+from peprof.results.estimates import (
+    GROUPS,
+    Estimate,
+    Fit,
+    Published,
+    grouped_bytes,
+    with_published,
+)
 from peprof.results.record import ParameterCounts
 from peprof.suite.planning import plan
-from peprof.suite.schema import Suite
+from peprof.suite.schema import PublishedConfig, Suite
 from tests.reports.profiles import MIB, profile
 
 
@@ -80,6 +94,80 @@ def test_markdown_and_csv() -> None:
     head, line = estimates_as_csv([estimate("full")]).splitlines()
     cells = dict(zip(head.split(","), line.split(","), strict=True))
     assert cells["peak_bytes"] == str(80 * MIB) and cells["label"] == "exact"
+
+
+def published(share: float | None, **said: object) -> Published:
+    return Published(said=PublishedConfig(source="a paper", **said), share_of_full=share)  # type: ignore[arg-type]
+
+
+def with_shares() -> list[Estimate]:
+    """Full fine-tuning, and a method of the same size that was published with a third of it."""
+    return [
+        estimate("full", published=published(1.0, peak_gb=12.0)),
+        estimate("lst", published=published(1 / 3, accuracy_percent=94.1)),
+        estimate("lora"),
+    ]
+
+
+def test_published_shares_stand_beside_ours() -> None:
+    lines = estimates_as_markdown(with_shares()).splitlines()
+    assert [line.split(" | ")[-3:] for line in lines if line.startswith("|")] == [
+        ["of full", "published", "points |"],
+        ["---:", "---:", "---: |"],
+        ["100.0 %", "100.0 %", "0.0 |"],
+        ["100.0 %", "33.3 %", "+66.7 |"],
+        ["100.0 %", "–", "– |"],
+    ]
+    note = "Published: of full fine-tuning's memory in a paper, under conditions of its own."
+    assert any(line.startswith(note) for line in lines)
+    console = Console(file=io.StringIO(), width=160)
+    print_estimates(console, with_shares())
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "published   points" in said and note in said
+    assert "Published" not in estimates_as_markdown([estimate("full")])
+
+
+def test_published_shares_for_machines() -> None:
+    rows = list(csv.DictReader(io.StringIO(estimates_as_csv(with_shares()))))
+    keys = ("share_of_full", "published_share_of_full", "points_above_published")
+    assert [[row[key] for key in keys] for row in rows] == [
+        ["1.0", "1.0", "0.0"],
+        ["1.0", str(1 / 3), str(100 * (1 - 1 / 3))],
+        ["1.0", "", ""],
+    ]
+    full, lst, lora = json.loads(estimates_as_json(with_shares()))
+    assert full["published"]["peak_gb"] == 12 and full["published"]["source"] == "a paper"
+    assert lst["published"]["accuracy_percent"] == 94.1 and lst["published"]["peak_gb"] is None
+    assert lora["published"] is None
+    [alone] = json.loads(estimates_as_json([estimate("lst", published=published(0.3))]))
+    assert alone["share_of_full"] is None and alone["points_above_published"] is None
+
+
+def test_a_share_is_what_is_said_of_it_or_one_peak_by_that_of_full() -> None:
+    """3 GB of 12; 40 % where that is printed; nothing of a method without a peak, or without full's."""
+    methods = [
+        {"name": "full", "label": "full"},
+        {"name": "lst", "label": "lst"},
+        {"name": "lora", "label": "lora"},
+        {"name": "ia3", "label": "ia3"},
+    ]
+    said = {
+        "full": {"source": "a", "peak_gb": 12.0},
+        "lst": {"source": "a", "peak_gb": 3.0},
+        "lora": {"source": "a", "peak_gb": 3.0, "share_of_full": 0.4},
+        "ia3": {"source": "a", "accuracy_percent": 90.0},
+    }
+    tables = {"name": "t", "model": {"name": "bert-base"}, "data": {"name": "any/data"}}
+
+    def shares(*labels: str) -> list[float | None]:
+        suite = Suite.model_validate(
+            {**tables, "methods": tuple(methods), "published": {label: said[label] for label in labels}}
+        )
+        found = with_published([estimate(str(method["name"])) for method in methods], suite)
+        return [item.published and item.published.share_of_full for item in found]
+
+    assert shares("full", "lst", "lora", "ia3") == [1, 0.25, 0.4, None]
+    assert shares("lst", "lora") == [None, None, 0.4, None]
 
 
 @pytest.mark.parametrize("fits", [True, False])

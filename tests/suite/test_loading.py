@@ -12,6 +12,7 @@ import pytest
 from peprof.errors import SuiteError, UsageError
 from peprof.suite.loading import load_suite
 from peprof.suite.overriding import parse_override
+from peprof.suite.planning import plan
 from peprof.suite.schema import Suite
 from tests.suite.conftest import Write
 
@@ -228,6 +229,14 @@ def test_phases_are_restricted(write_suite: Write) -> None:
 def test_phases_come_in_order_and_once(write_suite: Write) -> None:
     suite, _ = loaded(write_suite, 'phases=["full", "short", "full"]')
     assert suite.phases == ("short", "full")
+
+
+def test_what_is_published_stands_beside_the_methods_and_decides_nothing(write_suite: Write) -> None:
+    said = '[methods.published]\nsource = "a table"\npeak_gb = 5.5\n'
+    plain, told = TEXT, TEXT.replace("rank = 2\n", f"rank = 2\n{said}")
+    without, suite = (load_suite(write_suite(text)).suite for text in (plain, told))
+    assert {label: item.peak_gb for label, item in suite.published.items()} == {"lora-r2.wide": 5.5}
+    assert plan(suite, device="cpu") == plan(without, device="cpu")
 
 
 def test_paths_lead_from_where_one_is_then_from_the_file(

@@ -242,6 +242,24 @@ CASES = [
         'model = "distilbert"\n' + HEAD + DATA + METHODS,
         ['model: found "distilbert", a string; expected a table [model]'],
     ),
+    (
+        "what is published, misspelt and impossible",
+        WHOLE + "[methods.published]\npeak_gb = 0\nshare = 0.3\n",
+        [
+            "methods[1] (lora).published.share: unknown key (found 0.3); expected one of source, peak_gb, "
+            "share_of_full, trainable_percent, accuracy_percent, samples_per_second.",
+            "methods[1] (lora).published.source: is missing; expected a string that is not empty",
+            "methods[1] (lora).published.peak_gb: found 0; expected a number > 0",
+        ],
+    ),
+    (
+        "what is published, not as a table",
+        WHOLE + "published = 0.3\n",
+        [
+            "methods[1] (lora).published: found 0.3; expected a table like "
+            '{source = "arXiv:...", peak_gb = 17.6}'
+        ],
+    ),
     ("no methods", HEAD + MODEL + DATA, ["methods: is missing; expected at least one [[methods]] table"]),
     (
         "single brackets",
