@@ -163,15 +163,15 @@ class _Casts(TorchFunctionMode):
             return func(*args, **kwargs)
         lists, short = self._state.lists, self._state.dtype
         if func in lists.short or func is functional.scaled_dot_product_attention:  # by a device's kernels
-            args, kwargs = tree_map(self._short, (args, kwargs))
+            args, kwargs = _cast_all(self._short, args, kwargs)
         elif func in lists.inner_short:
             if func is not torch.einsum or _contracts(args[0]):
-                args, kwargs = tree_map(self._short_unkept, (args, kwargs))
+                args, kwargs = _cast_all(self._short_unkept, args, kwargs)
         elif func in lists.float:
-            args, kwargs = tree_map(_float, (args, kwargs))
+            args, kwargs = _cast_all(_float, args, kwargs)
         elif func in lists.widest:
             if any(tensor.dtype != short for tensor in _cast_ones((args, kwargs))):
-                args, kwargs = tree_map(_float, (args, kwargs))
+                args, kwargs = _cast_all(_float, args, kwargs)
         elif func in lists.with_dtype and kwargs.get("dtype") is None and any(map(_is_cast, args[:1])):
             fused = _FROM_HALF.get(getattr(func, "__name__", ""))
             if fused is not None and args[0].dtype == torch.float16:
@@ -193,6 +193,13 @@ class _Casts(TorchFunctionMode):
 
     def _short_unkept(self, given: Any) -> Any:
         return given.to(self._state.dtype) if _is_cast(given) else given
+
+
+def _cast_all(cast: Callable[[Any], Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Casts arguments from the last to the first, as compiled by GCC: backward casts gradients in turn."""
+    named = {name: tree_map(cast, kwargs[name]) for name in reversed(kwargs)}
+    placed = [tree_map(cast, given) for given in reversed(args)]
+    return placed[::-1], {name: named[name] for name in kwargs}
 
 
 _FROM_HALF: dict[str, Callable[..., Any]] = {"softmax": torch._softmax, "log_softmax": torch._log_softmax}

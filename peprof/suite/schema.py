@@ -46,6 +46,7 @@ def frozen_value(value: Any) -> Any:
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 OptionalCount = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(none_word)]
 OptionalPositive = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(none_word)]
+OptionalPercent = Annotated[Annotated[float, Field(ge=0, le=100)] | None, BeforeValidator(none_word)]
 
 
 class Part(BaseModel):
@@ -333,11 +334,11 @@ class PublishedConfig(Part):
     """
 
     source: Annotated[str, Field(min_length=1)]
-    peak_gb: Annotated[float, Field(gt=0)] | None = None
-    share_of_full: Annotated[float, Field(gt=0)] | None = None
-    trainable_percent: Annotated[float, Field(gt=0, le=100)] | None = None
-    accuracy_percent: Annotated[float, Field(ge=0, le=100)] | None = None
-    samples_per_second: Annotated[float, Field(gt=0)] | None = None
+    peak_gb: OptionalPositive = None
+    share_of_full: OptionalPositive = None
+    trainable_percent: OptionalPercent = None
+    accuracy_percent: OptionalPercent = None
+    samples_per_second: OptionalPositive = None
 
 
 METHOD_FIELDS = ("learning_rate", "weight_decay", "gradient_checkpointing")

@@ -247,9 +247,9 @@ CASES = [
         WHOLE + "[methods.published]\npeak_gb = 0\nshare = 0.3\n",
         [
             "methods[1] (lora).published.share: unknown key (found 0.3); expected one of source, peak_gb, "
-            "share_of_full, trainable_percent, accuracy_percent, samples_per_second.",
+            "share_of_full, trainable_percent, accuracy_percent, samples_per_second",
             "methods[1] (lora).published.source: is missing; expected a string that is not empty",
-            "methods[1] (lora).published.peak_gb: found 0; expected a number > 0",
+            "methods[1] (lora).published.peak_gb: found 0; expected a number > 0, or \"none\"",
         ],
     ),
     (
