@@ -66,8 +66,8 @@ class Checker:
         if self.faults or head is None:
             return None
         parts = {name: part for name, part in sections.items() if part is not None}
-        tables = {"methods": tuple(methods), "matrix": matrix, "published": published}
-        return Suite.model_validate({**dict(head), **parts, **tables})
+        others = {"methods": tuple(methods), "matrix": matrix, "published": published}
+        return Suite.model_validate({**dict(head), **parts, **others})
 
     def _head(self, tree: Tree) -> SuiteHead | None:
         elsewhere = {key.partition(".")[2]: key for key in SECTION_KEYS}

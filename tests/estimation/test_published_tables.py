@@ -68,3 +68,21 @@ def test_the_student_table_is_off_by_what_adamw_no_longer_copies() -> None:
     assert full["peak_phase"] == last["peak_phase"] == "optimizer"
     then = (last["peak_bytes"] + last["temporaries_bytes"]) / (full["peak_bytes"] + full["temporaries_bytes"])
     assert then == pytest.approx(last["published_share_of_full"], abs=0.01)
+
+
+def test_the_student_table_is_that_of_the_benchmark_of_its_own_under_the_same_conditions() -> None:
+    """A step written out, with kernels of its own: benchmarks/published_shares.py."""
+    kept = json.loads((RESULTS / "published_shares.json").read_text())["results"]
+    apart = {row["method"]: row for row in kept if row["condition"] == "eager, CUDA kernels"}
+    same = {
+        "lora": "LoRA r4, all linears",
+        "siva": "SiVA r4, all linears",
+        "siva-key-value": "SiVA r4, key and value",
+        "lst": "LST r8, 16 side heads",
+        "5-lst": "5-LST, 16 side heads",
+        "9-lst": "9-LST, 16 side heads",
+        "last_layers": "last 3 layers",
+    }
+    rows = committed("klst-table")
+    for label, name in same.items():
+        assert 100 * rows[label]["share_of_full"] == pytest.approx(apart[name]["share_percent"], abs=0.2)
