@@ -230,6 +230,10 @@ class Device(ABC):
     def peak_meter(self) -> PeakMeter:
         """A meter that begins now. Where the device counts itself its count starts anew: one at a time."""
 
+    def memory_bytes(self) -> int | None:
+        """Of memory on the device in all, or that this process may have; ``None`` where nobody tells."""
+        return None
+
     def get_ready(self) -> None:
         """Settles what a process decides once, at its first work. To be called before any."""
         return

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from typing_extensions import override
 
 from peprof.devices.base import Device, DeviceFacts, PhaseBytes, PhaseClock, StepBytes, StepTime, group_edges
-from peprof.devices.resident import ResidentPeakMeter
+from peprof.devices.resident import ResidentPeakMeter, available_bytes
 from peprof.meters import rapl
 from peprof.meters.sampler import Sampler, rapl_sampler
 
@@ -171,6 +171,10 @@ class CpuDevice(Device):
     @override
     def peak_meter(self) -> ResidentPeakMeter:
         return ResidentPeakMeter()
+
+    @override
+    def memory_bytes(self) -> int:
+        return available_bytes()
 
     @override
     def energy_j(self) -> float | None:

@@ -242,6 +242,10 @@ class CudaDevice(Device):
         return AllocatorPeakMeter(self._cuda, self.torch_device)
 
     @override
+    def memory_bytes(self) -> int:
+        return int(self._cuda.get_device_properties(self.torch_device).total_memory)
+
+    @override
     def get_ready(self) -> None:
         cuda_determinism.settle_cublas(self._cuda, self.torch_device)
 

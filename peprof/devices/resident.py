@@ -19,6 +19,17 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def available_bytes() -> int:
+    """Bytes that this process may have: the machine's, or fewer where a limit is set (``ulimit -v``, ``-d``)."""
+    there = int(psutil.virtual_memory().total)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return there
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return min([there, *(limit for limit in limits if limit != resource.RLIM_INFINITY)])
+
+
 def high_water_bytes() -> int | None:
     """The highest resident size of this process so far.
 

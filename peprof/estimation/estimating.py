@@ -16,6 +16,7 @@ from functools import cache
 
 from peprof.errors import PeprofError, SuiteError
 from peprof.estimation.allocator_simulation import AllocationEvent, Resident, simulate
+from peprof.estimation.allocator_settings import AllocatorSettings
 from peprof.estimation.building import KnownData, build_on_meta, known_data
 from peprof.estimation.gpu_memory import GpuMemory
 from peprof.estimation.kernels import AMPERE, Kind
@@ -23,6 +24,7 @@ from peprof.estimation.tracing import trace
 from peprof.events import Progress
 from peprof.results.estimates import Estimate, StepEvents
 from peprof.suite.planning import RunSpec
+from peprof.training.batches import Batch
 
 GUESSED = "somewhere a size depends on values; 1 was taken"
 _LONGEST_PROBLEM = 300
@@ -99,6 +101,8 @@ def estimate_run(
     events: bool = False,
     padded: bool = True,
     gpu: GpuMemory | None = None,
+    batch: Batch | None = None,
+    settings: AllocatorSettings | None = None,
 ) -> Estimate:
     """The memory of a run's training step.
 
@@ -110,6 +114,8 @@ def estimate_run(
         events: whether to keep the births and deaths of its tensors.
         padded: whether batches hold padding.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
+        batch: on ``meta``; one of the longest length unless given.
+        settings: of the simulated allocator; torch's own unless given.
 
     Raises:
         SuiteError: the model isn't known here or can't do the task.
@@ -118,13 +124,13 @@ def estimate_run(
         try:
             built = build_on_meta(spec, known, kind, source=source)
             capability = gpu.gpu.capability if gpu is not None else AMPERE
-            found = trace(built.step, built.batch, kind, padded=padded, capability=capability)
+            found = trace(built.step, batch or built.batch, kind, padded=padded, capability=capability)
         except SuiteError:
             raise
         except (RuntimeError, ValueError, TypeError, PeprofError) as error:
             return Estimate(spec=spec, kind=kind, profile=None, problem=problem_of(error))
         log = found.events()
-        reserved = reserved_bytes(log, gpu) if gpu is not None else None
+        reserved = reserved_bytes(log, gpu, settings) if gpu is not None else None
         return Estimate(
             spec=spec,
             kind=kind,
@@ -138,16 +144,18 @@ def estimate_run(
         )
 
 
-def reserved_bytes(events: StepEvents, gpu: GpuMemory) -> int:
+def reserved_bytes(events: StepEvents, gpu: GpuMemory, settings: AllocatorSettings | None = None) -> int:
     """What the caching allocator would hold of a GPU that has room for all, workspaces included.
 
     Args:
         events: of a step.
         gpu: whose libraries keep workspaces.
+        settings: of the allocator; torch's own unless given.
     """
     resident = [Resident(number, nbytes) for number, nbytes in events.resident if nbytes]
     resident += [Resident(~place, nbytes) for place, nbytes in enumerate(gpu.workspaces_bytes)]
-    steps = simulate([AllocationEvent(*event) for event in events.in_phases()], resident=resident)
+    changes = [AllocationEvent(*event) for event in events.in_phases()]
+    steps = simulate(changes, resident=resident, config=settings)
     return max(steps.peak.reserved_bytes, steps.first_step_peak.reserved_bytes)
 
 

@@ -14,6 +14,8 @@ Format history:
     4: the host's and wall time of steps (``short.times.host``, ``wall``, ``enqueue``, ``pass_s``), whether
         the warm-up ended steady, rounds; ``extra_warmup_steps``, ``min_seconds`` and ``rounds`` in
         ``spec.short``.
+    5: what a step's memory was computed to be without running it (``estimate``); ``estimate`` in
+        ``spec.short``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from peprof.suite.planning import RunSpec
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 Status = Literal["ok", "oom", "failed", "timeout", "diverged"]
 
@@ -612,6 +614,57 @@ class Environment(Piece):
     git_dirty: bool | None = None
 
 
+Standing = Literal["exact", "simulated", "assumed"]
+"""How well a computed figure is known: by rule, by simulating the allocator, or from what was seen elsewhere."""
+
+
+class EstimatedPhase(Piece):
+    """The most that one phase of a step was computed to need.
+
+    Args:
+        phase: its name.
+        peak_bytes: of all tensors.
+    """
+
+    phase: str
+    peak_bytes: int
+
+
+class EstimatedMemory(Piece):
+    """The memory of the short phase's step, computed on tensors without data: nothing of it was measured.
+
+    Args:
+        kind: of the device whose operators it is about, ``cpu`` or ``cuda``.
+        gpu: by whose kernels, libraries and pool; ``None`` for a CPU, and for a GPU that isn't known.
+        peak_bytes: of all tensors at the step's highest moment, as the ledger counts them; ``None`` with a
+            problem.
+        peak_phase: in which it lies.
+        phases: in order.
+        categories: of the peak, as ``peprof estimate`` groups them; they add up to it.
+        reserved_bytes: what the caching allocator would hold of a device that has room for all, workspaces
+            included; ``None`` where no known GPU was simulated.
+        device_bytes: with the device's context; ``None`` likewise.
+        standing: ``tensors`` (the peak, its phases and categories), ``reserved_bytes``, ``device_bytes`` -> how
+            well these are known.
+        there_bytes: of memory on the device in all, or that the process may have; ``None`` where nobody tells.
+        assumptions: in words.
+        problem: why there is no estimate; ``None`` where there is one.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    gpu: str | None = None
+    peak_bytes: int | None = None
+    peak_phase: str | None = None
+    phases: tuple[EstimatedPhase, ...] = ()
+    categories: dict[str, int] = Field(default_factory=dict)
+    reserved_bytes: int | None = None
+    device_bytes: int | None = None
+    standing: dict[str, Standing] = Field(default_factory=dict)
+    there_bytes: int | None = None
+    assumptions: tuple[str, ...] = ()
+    problem: str | None = None
+
+
 class RunRecord(Piece):
     """One run's whole result.
 
@@ -626,6 +679,7 @@ class RunRecord(Piece):
         total_time_s: seconds from start to end of the run, and of its rounds before it.
         attempt: 1 for the first try; more when earlier tries had failed.
         warnings: what a reader should know of these numbers.
+        estimate: of a step's memory; ``None`` where the suite didn't ask for it.
     """
 
     format_version: int = FORMAT_VERSION
@@ -645,3 +699,4 @@ class RunRecord(Piece):
     total_time_s: float
     attempt: int = 1
     warnings: tuple[str, ...] = ()
+    estimate: EstimatedMemory | None = None

@@ -18,6 +18,7 @@ from peprof.errors import PeprofError, SuiteError
 from peprof.events import Progress
 from peprof.profiler.errors import StepOutOfMemoryError
 from peprof.results.record import (
+    Environment,
     Failure,
     FullResult,
     Predictions,
@@ -28,6 +29,7 @@ from peprof.results.record import (
     utc_now,
 )
 from peprof.running.environment import describe_environment
+from peprof.running.estimate_pass import UNFINISHED, OwnRun, run_estimate_pass
 from peprof.running.full_phase import run_full_phase
 from peprof.running.inference_pass import InUse
 from peprof.running.keeping import keep_adapter
@@ -39,6 +41,7 @@ from peprof.running.subject import Built, Subject
 from peprof.running.tasks import RunResult, Say
 from peprof.suite.planning import RunSpec
 from peprof.tracking.following import Following
+from peprof.training.batches import EncodedSplit
 from peprof.training.data import load_data
 from peprof.training.moving_state import MovingState, StateMismatchError
 from peprof.training.sources import go_offline
@@ -70,6 +73,8 @@ class _Findings:
     phase: str = "setup"
     method_source: str | None = None
     run_out_again: Callable[[], StepProfile | None] | None = None
+    train: EncodedSplit | None = None
+    memory_bytes: int | None = None
     following: Following | None = None
 
     def keep_history(self, history: TrainingHistory) -> None:
@@ -184,10 +189,29 @@ def run(
     # Here the error is gone, and with it the tensors that its traceback held.
     if found.following is not None:
         found.following.finish(result().record)
+    if spec.short.estimate and "short" in spec.phases and (failure is not None or not timing_only):
+        found.parts["estimate"] = _own(spec, source, found).without(UNFINISHED)
+        keep(result())
+        say(Progress(phase="estimate", step=0, total=1))
+        found.parts["estimate"] = run_estimate_pass(_own(spec, source, found))
     if failure is not None and status == "oom":
         keep(result())
         failure = _with_memory(failure, found)
     return result()
+
+
+def _own(spec: RunSpec, source: str, found: _Findings) -> OwnRun:
+    """The run as far as it knows itself."""
+    environment: Environment | None = found.parts.get("environment")
+    return OwnRun(
+        spec=spec,
+        source=source,
+        kind="cuda" if spec.device == "cuda" else "cpu",
+        device_name=environment.device_name if environment is not None else None,
+        memory_bytes=found.memory_bytes,
+        facts=found.parts.get("data"),
+        train=found.train,
+    )
 
 
 def _run(
@@ -211,10 +235,12 @@ def _run(
     if spec.model.dtype == "float16":
         found.warn(PURE_HALF_WARNING)
     found.parts["environment"] = describe_environment(device)
+    found.memory_bytes = device.memory_bytes()
     data = load_data(spec.data, source=source)
     found.parts["data"] = data.facts
     subject = Subject(spec, device, data, source)
     built = subject.build()
+    found.train = built.train
     found.parts |= {"parameters": built.counts, "model": built.facts}
     found.parts["setup_time_s"] = time.perf_counter() - begin
     found.method_source = source_digest(type(built.method))

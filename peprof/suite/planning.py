@@ -94,7 +94,7 @@ _LATER_KEYS: dict[str, tuple[str, ...]] = {
         "group_by_length", "optimizer_options", "gradient_accumulation_steps", "autocast", "max_seconds",
         "keep", "early_stopping_patience",
     ),
-    "short": ("energy_seconds", "inference", "extra_warmup_steps", "min_seconds", "rounds"),
+    "short": ("energy_seconds", "inference", "extra_warmup_steps", "min_seconds", "rounds", "estimate"),
     "method": ("gradient_checkpointing",),
 }  # fmt: skip
 """Keys that came after the first results: with their defaults they leave the ids as they were."""

@@ -259,6 +259,8 @@ class ShortConfig(Part):
             ``None``: they aren't counted.
         inference: also measure what using the model costs, merged and not, beside the plain backbone, which
             is loaded for it once more.
+        estimate: also compute a step's memory on tensors without data, as ``peprof estimate`` does, when nothing
+            is left to be measured: reports show it beside what was measured, or what there was when it ran out.
     """
 
     warmup_steps: Annotated[int, Field(ge=1)] = 5
@@ -269,6 +271,7 @@ class ShortConfig(Part):
     rounds: Annotated[int, Field(ge=1)] = 1
     energy_seconds: OptionalPositive = 5.0
     inference: bool = False
+    estimate: bool = False
 
     @model_validator(mode="before")
     @classmethod

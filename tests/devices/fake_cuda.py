@@ -78,7 +78,7 @@ class FakeCuda:
 
     def get_device_properties(self, device: Any = None) -> SimpleNamespace:
         self._check(device)
-        return SimpleNamespace(name="NVIDIA Fake 100", uuid="1234")
+        return SimpleNamespace(name="NVIDIA Fake 100", uuid="1234", total_memory=80 * 2**30)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def test_records_are_sorted_and_what_is_unfinished_is_left_out(store):
         ),
         (
             b'{"format_version": 999}',
-            "record.json: has format version 999; this peprof reads up to 4",
+            "record.json: has format version 999; this peprof reads up to 5",
             "Upgrade peprof",
         ),
     ],

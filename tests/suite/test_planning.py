@@ -204,7 +204,7 @@ _DECIDING: dict[str, dict[str, object]] = {
     },
     "short": {
         "warmup_steps": 6, "steps": 6, "max_seconds": None, "energy_seconds": None, "inference": True,
-        "extra_warmup_steps": 6, "min_seconds": 6.0, "rounds": 3,
+        "extra_warmup_steps": 6, "min_seconds": 6.0, "rounds": 3, "estimate": True,
     },
     "method": {"name": "b", "options": {"rank": 9, "targets": ("attention.query",)},
                "gradient_checkpointing": True},
