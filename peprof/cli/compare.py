@@ -47,13 +47,14 @@ FORMATS = ("rich", "markdown", "json", "csv")
 @click.option(
     "--columns",
     metavar="COLUMN,...",
-    help="Show these columns: method, trainable, accuracy, metric, difference, memory, step, samples, "
-    "train_time, time_to_target, within, status, exact_match, invalid, f1, macro_f1, matthews, pearson, "
-    "spearman, pearson_spearman, mse, perplexity, steps_to_target, energy_to_target, step_interval, "
-    "step_p90, step_p99, pass_step, wall_step, host_step, enqueue_step, rounds, forward, backward, clip, "
-    "optimizer, tokens, run_peak, energy, sample_energy, step_energy, flops, flops_rate, mfu, inference, "
-    "inference_merged, inference_memory, token, token_merged, reserved, checkpoint, epoch_time, "
-    "evaluation_time, steps, outliers, seeds, run_ids. 'metric' is what the suite is judged by.",
+    help="Show these columns: method, trainable, accuracy, metric, difference, memory, predicted, counted, "
+    "prediction_error, step, samples, train_time, time_to_target, within, status, exact_match, invalid, f1, "
+    "macro_f1, matthews, pearson, spearman, pearson_spearman, mse, perplexity, steps_to_target, "
+    "energy_to_target, step_interval, step_p90, step_p99, pass_step, wall_step, host_step, enqueue_step, "
+    "rounds, forward, backward, clip, optimizer, tokens, run_peak, energy, sample_energy, step_energy, "
+    "flops, flops_rate, mfu, inference, inference_merged, inference_memory, token, token_merged, reserved, "
+    "predicted_reserved, reserved_error, predicted_device, checkpoint, epoch_time, evaluation_time, steps, "
+    "outliers, seeds, run_ids. 'metric' is what the suite is judged by.",
 )
 @click.option(
     "--group-by",

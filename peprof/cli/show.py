@@ -128,6 +128,7 @@ def _show_tables(
     from peprof.reports.energy import print_energy
     from peprof.reports.leaderboard import results_console
     from peprof.reports.memory import print_heading, print_memory
+    from peprof.reports.predicted_table import print_predicted
     from peprof.reports.step_times import print_step_times
     from peprof.reports.time_spent import print_time_spent
     from peprof.results.spent import time_spent
@@ -135,12 +136,14 @@ def _show_tables(
     console = results_console()
     record = found.record
     spent = time_spent(record) if record is not None else None
-    only_trained = record is not None and "short" not in record.spec.phases
-    if spent is not None and only_trained and not divisions and phase is None:
+    only_trained = spent is not None and record is not None and "short" not in record.spec.phases
+    if (only_trained or _only_predicted(found)) and not divisions and phase is None:
         print_heading(console, found)
     else:
         by = divisions or ("category", "module")
         print_memory(console, found, by=by, phase=phase, depth=depth, top=top)
+    if not divisions and phase is None:
+        print_predicted(console, found)
     energy = record.short.energy if record is not None and record.short is not None else None
     if energy is not None:
         print_energy(console, energy)
@@ -150,6 +153,14 @@ def _show_tables(
         _show_work(console, record)
     if spent is not None:
         print_time_spent(console, spent)
+
+
+def _only_predicted(found: FoundRun) -> bool:
+    """Whether a run ended before anybody could look whose its memory was, and what it needs is known."""
+    record = found.record
+    if record is None or record.failure is None or found.memory is not None:
+        return False
+    return record.failure.memory is None and record.estimate is not None and record.estimate.problem is None
 
 
 def _show_work(console: Console, record: RunRecord) -> None:

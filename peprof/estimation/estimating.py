@@ -15,8 +15,8 @@ from dataclasses import replace
 from functools import cache
 
 from peprof.errors import PeprofError, SuiteError
-from peprof.estimation.allocator_simulation import AllocationEvent, Resident, simulate
 from peprof.estimation.allocator_settings import AllocatorSettings
+from peprof.estimation.allocator_simulation import AllocationEvent, Resident, simulate
 from peprof.estimation.building import KnownData, build_on_meta, known_data
 from peprof.estimation.gpu_memory import GpuMemory
 from peprof.estimation.kernels import AMPERE, Kind

@@ -122,12 +122,12 @@ def _pool(run: OwnRun) -> _Pool:
     try:
         return _Pool(gpu=gpu, settings=parse_allocator_settings(text))
     except UsageError as error:
-        return _Pool(gpu=gpu, assumptions=(f"nothing of the allocator, which isn't simulated: {error.message}",))
+        return _Pool(
+            gpu=gpu, assumptions=(f"nothing of the allocator, which isn't simulated: {error.message}",)
+        )
 
 
-def _recorded(
-    run: OwnRun, found: Estimate, pool: _Pool, assumptions: tuple[str, ...]
-) -> EstimatedMemory:
+def _recorded(run: OwnRun, found: Estimate, pool: _Pool, assumptions: tuple[str, ...]) -> EstimatedMemory:
     assert found.profile is not None  # as it has no problem
     peak = found.profile.peak
     doubtful = {GUESSED, SUPPOSED_PADDING, UNEVEN_PADDING} & set(assumptions)

@@ -18,6 +18,8 @@ from peprof.reports.formats import (
     human_seconds,
     significant,
 )
+from peprof.reports.predicted_columns import OTHERS as OTHER_PREDICTIONS
+from peprof.reports.predicted_columns import PEAK
 from peprof.reports.score_columns import ACCURACY, DIFFERENCE, METRIC, OTHERS, TO_TARGET, WITHIN
 from peprof.results.comparison import Leaderboard
 from peprof.results.record import Failure, Status
@@ -230,6 +232,7 @@ _ALL = (
     _measure(
         "memory", ("peak memory",), "peak_allocated_bytes", human_bytes, importance=80, ratio="memory_ratio"
     ),
+    *PEAK,
     _measure("step", ("step time",), "step", human_seconds, importance=70, ratio="step_ratio"),
     _measure("samples", ("samples", "per s"), "samples_per_s", significant, importance=30),
     _measure("train_time", ("training", "time"), "train_time_s", human_seconds, importance=40),
@@ -290,6 +293,7 @@ _ALL = (
     _measure("token", ("time per", "token"), "token_s", human_seconds),
     _measure("token_merged", ("per token,", "merged"), "token_merged_s", human_seconds),
     _measure("reserved", ("reserved", "memory"), "peak_reserved_bytes", human_bytes),
+    *OTHER_PREDICTIONS,
     _measure("checkpoint", ("checkpoint",), "checkpoint_bytes", human_bytes),
     _measure("epoch_time", ("time per", "epoch"), "epoch_time_s", human_seconds),
     _measure("evaluation_time", ("evaluation", "time"), "evaluation_time_s", human_seconds),

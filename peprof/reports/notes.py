@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from peprof.reports.columns import failure_words
 from peprof.reports.formats import human_percent, signed
 from peprof.reports.listing import by_value, listed
+from peprof.reports.predicted_notes import predicted_notes
 from peprof.reports.score_notes import score_notes
 from peprof.results.comparison import Leaderboard
 from peprof.results.conditions import Difference
@@ -78,6 +79,7 @@ def footnotes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:
         *_synthetic_notes(board),
         *(_ratio_notes(board) if "memory" in shown or "step" in shown else []),
         *(_run_peak_notes(board) if "run_peak" in shown else []),
+        *predicted_notes(board, shown=shown),
         *_step_notes(board),
         *_warnings(board.rows),
     ]

@@ -14,6 +14,7 @@ from peprof.results.figures import (
     throttled,
 )
 from peprof.results.frame_columns import CATEGORIES, COLUMNS, PHASES
+from peprof.results.predicted import prediction_of
 from peprof.results.progress_curves import curve_of, first_reaching
 from peprof.results.record import PeakBreakdown, RunRecord
 from peprof.results.spent import time_spent
@@ -143,6 +144,7 @@ def _memory(record: RunRecord) -> dict[str, Any]:
         row |= {"step_energy_j": energy.step_energy_j, "step_joules_per_sample": energy.sample_energy_j}
     if record.short and record.short.breakdown:
         row |= _breakdown(record.short.breakdown)
+    row |= _predicted(record)
     peak = record.full.peak if record.full else None
     if peak:
         row |= {
@@ -152,6 +154,25 @@ def _memory(record: RunRecord) -> dict[str, Any]:
             "run_peak_source": peak.source,
         }
     return row
+
+
+def _predicted(record: RunRecord) -> dict[str, Any]:
+    estimate, prediction = record.estimate, prediction_of(record)
+    if estimate is None or prediction is None:
+        return {}
+    peak = prediction.held.get("peak")
+    return {
+        "predicted_peak_bytes": estimate.peak_bytes,
+        "predicted_peak_phase": estimate.peak_phase,
+        "predicted_peak_held_against_bytes": peak.measured_bytes if peak else None,
+        "predicted_peak_error": prediction.error("peak"),
+        "predicted_reserved_bytes": estimate.reserved_bytes,
+        "predicted_reserved_error": prediction.error("reserved"),
+        "predicted_device_bytes": estimate.device_bytes,
+        "memory_there_bytes": estimate.there_bytes,
+        "prediction_assumptions": "; ".join(estimate.assumptions) or None,
+        "prediction_problem": estimate.problem,
+    }
 
 
 def _breakdown(breakdown: PeakBreakdown) -> dict[str, Any]:

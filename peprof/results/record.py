@@ -615,7 +615,7 @@ class Environment(Piece):
 
 
 Standing = Literal["exact", "simulated", "assumed"]
-"""How well a computed figure is known: by rule, by simulating the allocator, or from what was seen elsewhere."""
+"""How well a computed figure is known: by rule, by a simulated allocator, or from what was seen elsewhere."""
 
 
 class EstimatedPhase(Piece):
@@ -644,9 +644,10 @@ class EstimatedMemory(Piece):
         reserved_bytes: what the caching allocator would hold of a device that has room for all, workspaces
             included; ``None`` where no known GPU was simulated.
         device_bytes: with the device's context; ``None`` likewise.
-        standing: ``tensors`` (the peak, its phases and categories), ``reserved_bytes``, ``device_bytes`` -> how
-            well these are known.
-        there_bytes: of memory on the device in all, or that the process may have; ``None`` where nobody tells.
+        standing: ``tensors`` (the peak, its phases and categories), ``reserved_bytes``, ``device_bytes``
+            -> how well these are known.
+        there_bytes: of memory on the device in all, or that the process may have; ``None`` where nobody
+            tells.
         assumptions: in words.
         problem: why there is no estimate; ``None`` where there is one.
     """

@@ -10,6 +10,7 @@ from typing import Any
 from peprof.results.budgets import Within
 from peprof.results.figures import ShortFigures, epoch_time_s, metric_figures, short_figures
 from peprof.results.paired import Tested
+from peprof.results.predicted import RowPredictions, row_predictions
 from peprof.results.progress_curves import Curve, Reached, curve_of
 from peprof.results.record import Evaluation, Failure, FullResult, RunRecord, Status
 from peprof.results.scores import Score, noise_of_seeds, score_of, with_noise_of_seeds
@@ -99,6 +100,7 @@ class Row:
         against: the reference; ``None`` for the reference itself, and where one of both has no value.
         reached: when the target was; ``None`` where there is no target or no training.
         within: how good it had become within a budget; ``None`` where there is no budget or no training.
+        predicted: of the memory of a step, beside what was measured; ``None`` where no run was asked for it.
         warnings: of all runs, without repetition.
     """
 
@@ -169,6 +171,7 @@ class Row:
     against: AgainstReference | None = None
     reached: Reached | None = None
     within: Within | None = None
+    predicted: RowPredictions | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -327,6 +330,7 @@ def _row(runs: Sequence[RunRecord]) -> Row:
         step_joules_per_sample=_middle(
             run.short.energy.sample_energy_j for run in runs if run.short and run.short.energy
         ),
+        predicted=row_predictions(runs),
         warnings=tuple(dict.fromkeys(warning for run in runs for warning in run.warnings)),
         **_timing(shorts),
         **_work(runs, figures),

@@ -259,8 +259,9 @@ class ShortConfig(Part):
             ``None``: they aren't counted.
         inference: also measure what using the model costs, merged and not, beside the plain backbone, which
             is loaded for it once more.
-        estimate: also compute a step's memory on tensors without data, as ``peprof estimate`` does, when nothing
-            is left to be measured: reports show it beside what was measured, or what there was when it ran out.
+        estimate: also compute a step's memory on tensors without data, as ``peprof estimate`` does, when
+            nothing is left to be measured: reports show it beside what was measured, and beside the memory
+            there was where that didn't do.
     """
 
     warmup_steps: Annotated[int, Field(ge=1)] = 5

@@ -1,0 +1,87 @@
+"""What a reader must know of predicted memory: how far off it was, and whether a lack of it was foreseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from peprof.reports.formats import human_bytes, human_percent
+from peprof.reports.listing import listed
+from peprof.reports.predicted_columns import KEYS, error_words
+from peprof.results.comparison import Leaderboard
+from peprof.results.predicted import Against, Figure, Prediction, RanOut, RowPredictions, accuracy
+
+AGAINST_WORDS: dict[Against, str] = {
+    "ledger": "bytes of tensors, held against the ledger's count of the measured step",
+    "allocator": "bytes of tensors, held against the allocator's peak, which has rounding and workspaces too",
+}
+_STANDING_WORDS = {"exact": "its tensors alone", "simulated": "simulated", "assumed": "assumed in part"}
+
+
+def predicted_notes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:
+    """How far off predictions were, where they are shown; how runs without enough memory were predicted.
+
+    Args:
+        board: the table.
+        shown: keys of the columns that are shown.
+    """
+    rows = [(row.name, row.predicted) for row in board.rows if row.predicted is not None]
+    notes: list[str] = []
+    if set(KEYS) & set(shown):
+        notes += [*_accuracy_notes(rows), *_assumptions(rows)]
+    notes += [ran_out_words(name, run.ran_out) for name, row in rows for run in row.runs if run.ran_out]
+    return [*notes, *_problems(rows)]
+
+
+def _accuracy_notes(rows: Sequence[tuple[str, RowPredictions]]) -> list[str]:
+    against = dict.fromkeys(run.against for _, row in rows for run in row.runs)
+    subjects: tuple[tuple[Figure, str], ...] = (
+        ("peak", f"Predicted peaks ({'; '.join(AGAINST_WORDS[one] for one in against)})"),
+        ("reserved", "Predicted reserved memory (simulated, held against what the pool held)"),
+    )
+    notes = []
+    for figure, subject in subjects:
+        found = accuracy(rows, figure)
+        if found is not None:
+            runs = "1 run" if found.runs == 1 else f"{found.runs} runs"
+            notes.append(
+                f"{subject}: over {runs} the median error is {error_words(found.median_error).lstrip('+')} %, "
+                f"the worst {error_words(found.worst)} % ({found.worst_name}); "
+                f"{human_percent(found.too_low)} % of the runs needed more than was predicted."
+            )
+    return notes
+
+
+def ran_out_words(name: str, ran_out: RanOut) -> str:
+    """``full, seed 0, ran out of memory in 'short: timing': ... 9.50 GiB ... of 8.00 GiB there was: foreseen``"""
+    there = "an unknown amount" if ran_out.there_bytes is None else human_bytes(ran_out.there_bytes)
+    verdict = {True: "foreseen", False: "not foreseen", None: "nobody knows whether that was foreseen"}
+    return (
+        f"{name}, seed {ran_out.seed}, ran out of memory in '{ran_out.phase}': a step was predicted to need "
+        f"{human_bytes(ran_out.need_bytes)} ({_STANDING_WORDS[ran_out.standing]}) of {there} there was: "
+        f"{verdict[ran_out.foreseen]}."
+    )
+
+
+def _assumptions(rows: Sequence[tuple[str, RowPredictions]]) -> list[str]:
+    return [
+        f"Predicted for {listed(names)} on the assumption of {text}."
+        for text, names in _names_by_text(rows, lambda run: run.assumptions).items()
+    ]
+
+
+def _problems(rows: Sequence[tuple[str, RowPredictions]]) -> list[str]:
+    return [
+        f"No prediction for {listed(names)}: {text}."
+        for text, names in _names_by_text(rows, lambda run: (run.problem,) if run.problem else ()).items()
+    ]
+
+
+def _names_by_text(
+    rows: Sequence[tuple[str, RowPredictions]], texts: Callable[[Prediction], Sequence[str]]
+) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = {}
+    for name, row in rows:
+        for run in row.runs:
+            for text in texts(run):
+                found.setdefault(text.rstrip("."), {})[name] = None
+    return {text: list(names) for text, names in found.items()}
