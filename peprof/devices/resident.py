@@ -20,7 +20,7 @@ def resident_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Bytes that this process may have: the machine's, or fewer where it is limited (``ulimit -v``, ``-d``)."""
+    """Bytes that this process may have: the machine's, or fewer where ``ulimit`` says so (-v, -d)."""
     there = int(psutil.virtual_memory().total)
     try:
         import resource

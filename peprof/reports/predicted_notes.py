@@ -28,7 +28,12 @@ def predicted_notes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:
     notes: list[str] = []
     if set(KEYS) & set(shown):
         notes += [*_accuracy_notes(rows), *_assumptions(rows)]
-    notes += [ran_out_words(name, run.ran_out) for name, row in rows for run in row.runs if run.ran_out]
+    notes += [
+        ran_out_words(f"{name}, seed {run.ran_out.seed},", run.ran_out)
+        for name, row in rows
+        for run in row.runs
+        if run.ran_out is not None
+    ]
     return [*notes, *_problems(rows)]
 
 
@@ -43,8 +48,9 @@ def _accuracy_notes(rows: Sequence[tuple[str, RowPredictions]]) -> list[str]:
         found = accuracy(rows, figure)
         if found is not None:
             runs = "1 run" if found.runs == 1 else f"{found.runs} runs"
+            middle = error_words(found.median_error).lstrip("+")
             notes.append(
-                f"{subject}: over {runs} the median error is {error_words(found.median_error).lstrip('+')} %, "
+                f"{subject}: over {runs} the median error is {middle} %, "
                 f"the worst {error_words(found.worst)} % ({found.worst_name}); "
                 f"{human_percent(found.too_low)} % of the runs needed more than was predicted."
             )
@@ -52,14 +58,18 @@ def _accuracy_notes(rows: Sequence[tuple[str, RowPredictions]]) -> list[str]:
 
 
 def ran_out_words(name: str, ran_out: RanOut) -> str:
-    """``full, seed 0, ran out of memory in 'short: timing': ... 9.50 GiB ... of 8.00 GiB there was: foreseen``"""
-    there = "an unknown amount" if ran_out.there_bytes is None else human_bytes(ran_out.there_bytes)
-    verdict = {True: "foreseen", False: "not foreseen", None: "nobody knows whether that was foreseen"}
-    return (
-        f"{name}, seed {ran_out.seed}, ran out of memory in '{ran_out.phase}': a step was predicted to need "
-        f"{human_bytes(ran_out.need_bytes)} ({_STANDING_WORDS[ran_out.standing]}) of {there} there was: "
-        f"{verdict[ran_out.foreseen]}."
-    )
+    """What a step was predicted to need where memory ran out, and whether that is more than there was.
+
+    Args:
+        name: of the run.
+        ran_out: how it had been predicted.
+    """
+    need = f"{human_bytes(ran_out.need_bytes)} ({_STANDING_WORDS[ran_out.standing]})"
+    words = f"{name} ran out of memory in '{ran_out.phase}'; a step was predicted to need {need}"
+    if ran_out.there_bytes is None:
+        return f"{words}, how much there was isn't known."
+    verdict = "foreseen" if ran_out.foreseen else "not foreseen"
+    return f"{words} of {human_bytes(ran_out.there_bytes)} that there was: {verdict}."
 
 
 def _assumptions(rows: Sequence[tuple[str, RowPredictions]]) -> list[str]:
