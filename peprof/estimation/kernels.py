@@ -183,7 +183,8 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Operators whose results differ by device, and those that torch has for real devices alone.
 
     Layer norms in half precision keep their statistics so on a CPU; a GPU keeps them in float32. Fused
-    optimizers change what they are given and return nothing.
+    optimizers change what they are given and return nothing. A mean squared error is written where each
+    example's error was, and keeps that place.
     """
 
     def __init__(self, kind: Kind) -> None:
@@ -205,4 +206,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             weight = args[2]
             if weight is None or weight.dtype is args[0].dtype:
                 return out[0], out[1].to(args[0].dtype), out[2].to(args[0].dtype)
+        if func is aten.mse_loss.default and out.is_meta and out.dim() == 0:
+            errors = torch.broadcast_shapes(args[0].shape, args[1].shape).numel()
+            out.untyped_storage().resize_(errors * out.element_size())
         return out

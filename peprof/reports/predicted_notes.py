@@ -50,7 +50,7 @@ def _accuracy_notes(rows: Sequence[tuple[str, RowPredictions]]) -> list[str]:
             runs = "1 run" if found.runs == 1 else f"{found.runs} runs"
             middle = error_words(found.median_error).lstrip("+")
             notes.append(
-                f"{subject}: over {runs} the median error is {middle} %, "
+                f"{subject}: over {runs} the median absolute error is {middle} %, "
                 f"the worst {error_words(found.worst)} % ({found.worst_name}); "
                 f"{human_percent(found.too_low)} % of the runs needed more than was predicted."
             )

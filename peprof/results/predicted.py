@@ -195,7 +195,7 @@ class Accuracy:
     Args:
         runs: that have it both predicted and measured.
         median_error: of the errors without their signs.
-        worst: the error that is farthest from 0, with its sign.
+        worst: the error that is farthest from 0, with its sign; of two such the one that was too low.
         worst_name: whose it is.
         too_low: share of the runs that needed more than was predicted.
     """
@@ -217,7 +217,7 @@ def accuracy(rows: Sequence[tuple[str, RowPredictions]], figure: Figure) -> Accu
     errors = [(error, name) for name, row in rows for error in row.errors(figure)]
     if not errors:
         return None
-    worst, name = max(errors, key=lambda one: abs(one[0]))
+    worst, name = max(errors, key=lambda one: (abs(one[0]), one[0] < 0))
     return Accuracy(
         runs=len(errors),
         median_error=median([abs(error) for error, _ in errors]),

@@ -123,3 +123,13 @@ def test_all_is_as_before_afterwards() -> None:
     with pytest.raises(ZeroDivisionError), kernels_of("cuda"):
         raise ZeroDivisionError
     assert (F.dropout, torch.dropout, F.scaled_dot_product_attention) == before
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_squared_error_takes_what_it_takes_on_the_cpu(reduction: str) -> None:
+    def taken(device: str) -> int:
+        answers, targets = (torch.zeros(7, 3, device=device), torch.zeros(7, 1, device=device).expand(7, 3))
+        return F.mse_loss(answers, targets, reduction=reduction).untyped_storage().nbytes()
+
+    with kernels_of("cpu"):
+        assert taken("meta") == taken("cpu") == 4 * 7 * 3
