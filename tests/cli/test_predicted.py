@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_run import peprof
-from tests.running.helpers import write_suite
+from tests.running.helpers import command, environment, write_suite
 
 METHODS = ('name = "full"', 'name = "lora"\nrank = 3', 'name = "lst"\nreduction = 4', 'name = "bitfit"')
 
@@ -43,26 +45,57 @@ def test_what_was_predicted_is_what_the_ledger_counted(
     assert both[2:4] == both[4:6] and both[6:] == ["0", "%"]
 
 
-def test_one_run_may_be_asked_on_the_command_line_and_goes_on_after_being_stopped(
+def test_it_may_be_asked_for_on_the_command_line_and_comes_after_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The attempt that goes on takes the short phase over and predicts what that one had measured."""
-    suite = write_suite(
-        tmp_path, 'name = "head"', rows=640, limits="energy_seconds = 'none'\n[limits]\nrun_seconds = 1000"
-    )
-    asked = ("run", suite, "--set", "short.estimate=true", "--set", "train.max_steps=3", "--results")
-    assert peprof(monkeypatch, *asked, tmp_path / "r") == 0
+    suite = write_suite(tmp_path, 'name = "head"', limits="energy_seconds = 'none'")
+    assert peprof(monkeypatch, "run", suite, "--results", tmp_path / "plain") == 0
+    assert "prediction" not in capsys.readouterr().out
+    asked = ("--set", "short.estimate=true", "--results", tmp_path / "asked")
+    assert peprof(monkeypatch, "run", suite, *asked) == 0
+    [path] = (tmp_path / "asked" / "t" / "runs").glob("*/record.json")
+    record = json.loads(path.read_text())
+    assert record["full"] is not None and record["format_version"] == 5
+    assert record["estimate"]["peak_bytes"] == record["short"]["breakdown"]["peak_bytes"]
+    assert record["estimate"]["standing"] == {"tensors": "exact"}
+
+
+LIMIT = 3 * 2**30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of a process's memory")
+def test_lack_of_memory_is_foreseen(tmp_path: Path) -> None:
+    """With less memory than the tensors of a step need; the same step is told apart by nothing else."""
+    import resource
+
+    suite = write_suite(tmp_path, 'name = "full"', phases='"short"', limits="energy_seconds = 'none'")
+    done = subprocess.run(
+        command(
+            "run", suite, "--results", tmp_path / "r", "--device", "cpu", "--no-tensorboard",
+            "--set", "short.estimate=true", "--set", "train.batch_size=16384", "--set", "data.max_length=64",
+            "--set", "model.attention=eager",
+        ),
+        env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT)),
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     [path] = (tmp_path / "r" / "t" / "runs").glob("*/record.json")
     record = json.loads(path.read_text())
-    assert record["full"] is not None
-    assert record["estimate"]["peak_bytes"] == record["short"]["breakdown"]["peak_bytes"]
-    assert record["format_version"] == 5
+    estimate = record["estimate"]
+    assert record["status"] == "oom" and estimate["there_bytes"] == LIMIT < estimate["peak_bytes"]
+    # By hand, of attention alone: softmax and its copy for dropout, of each of 4 layers and 4 heads.
+    assert estimate["peak_bytes"] > 2 * 4 * 4 * (16384 * 64 * 64) * 4
+    assert "that there was: foreseen." in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("short.estimat=true", "did you mean 'estimate'"),
+        ("short.estimat=true", "did you mean 'short.estimate'?"),
         ("short.estimate=maybe", "true or false"),
         ("estimate=true", "short.estimate"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +108,20 @@ def test_its_step_is_the_one_that_did_not_fit(monkeypatch: pytest.MonkeyPatch) -
     assert prediction.ran_out.need_bytes == needed.breakdown.peak_bytes
     assert prediction.ran_out.standing == "exact" and prediction.ran_out.phase == "short: warm-up"
     assert prediction.ran_out.foreseen is False, "it was made to ask for more than any step needs"
+
+
+def test_an_attempt_that_goes_on_predicts_what_the_one_before_has_measured(tmp_path: Path) -> None:
+    spec = make_spec()
+    data = spec.data.model_copy(update={"train_rows": 32, "validation_rows": 8})
+    train = spec.train.model_copy(update={"max_steps": 2})
+    spec = spec.model_copy(update={"phases": ("short", "full"), "data": data, "train": train})
+    first = Heard(spec, checkpoint_directory=tmp_path).record
+    second = Heard(spec, checkpoint_directory=tmp_path)
+    assert not any(phase.startswith("short") for phase in second.phases), "it was taken over"
+    assert second.phases[-1] == "estimate"
+    assert second.record.short == first.short and second.record.estimate == first.estimate
+    prediction = prediction_of(second.record)
+    assert prediction is not None and prediction.error("peak") == 0.0
 
 
 def test_memory_that_ran_out_while_the_model_was_made_is_predicted_too(
