@@ -207,6 +207,6 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if weight is None or weight.dtype is args[0].dtype:
                 return out[0], out[1].to(args[0].dtype), out[2].to(args[0].dtype)
         if func is aten.mse_loss.default and out.is_meta and out.dim() == 0:
-            errors = torch.broadcast_shapes(args[0].shape, args[1].shape).numel()
-            out.untyped_storage().resize_(errors * out.element_size())
+            shape = torch.broadcast_shapes(args[0].shape, args[1].shape)  # type: ignore[no-untyped-call]
+            out.untyped_storage().resize_(shape.numel() * out.element_size())
         return out

@@ -137,7 +137,7 @@ CASES = [
             "short.extra_warmup_steps: found -1; expected an integer >= 0",
             'short.min_seconds: found 0; expected a number > 0, or "none"',
             "short.round: unknown key (found 3); expected one of warmup_steps, extra_warmup_steps, steps, "
-            "min_seconds, max_seconds, rounds, energy_seconds, inference. Did you mean 'rounds'?",
+            "min_seconds, max_seconds, rounds, energy_seconds, inference, estimate. Did you mean 'rounds'?",
         ],
     ),
     (
