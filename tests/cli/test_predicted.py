@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from peprof.results.store import ResultStore
 from tests.cli.test_run import peprof
+from tests.results.factory import MIB
+from tests.results.predictions import make_estimate, ran_out
 from tests.running.helpers import command, environment, write_suite
 
 METHODS = ('name = "full"', 'name = "lora"\nrank = 3', 'name = "lst"\nreduction = 4', 'name = "bitfit"')
@@ -90,6 +93,22 @@ def test_lack_of_memory_is_foreseen(tmp_path: Path) -> None:
     # By hand, of attention alone: softmax and its copy for dropout, of each of 4 layers and 4 heads.
     assert estimate["peak_bytes"] > 2 * 4 * 4 * (16384 * 64 * 64) * 4
     assert "that there was: foreseen." in " ".join(done.stdout.split())
+
+
+def test_a_run_that_left_nothing_else_is_shown_by_what_it_would_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ResultStore(tmp_path / "r" / "sst2")
+    store.write(ran_out("full", make_estimate(64, there_bytes=32 * MIB)))
+    store.write(ran_out("lora", make_estimate(None, problem="why")))
+    assert peprof(monkeypatch, "show", "full", "--results", tmp_path / "r") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "whole step 64.0 MiB – –" in said and "of 32.0 MiB that there was: foreseen." in said
+    assert peprof(monkeypatch, "show", "full", "--results", tmp_path / "r", "--by", "module") == 2
+    assert "isn't known" in capsys.readouterr().err, "whose the memory was is another question"
+    assert peprof(monkeypatch, "show", "lora", "--results", tmp_path / "r") == 2
+    assert peprof(monkeypatch, "show", "full", "--results", tmp_path / "r", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["record"]["estimate"]["peak_bytes"] == 64 * MIB
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ def test_the_peak_of_a_long_time_is_the_allocators_own() -> None:
     )
 
 
+def test_its_memory_is_what_torch_says_it_has() -> None:
+    assert CudaDevice(0, cuda=FakeCuda()).memory_bytes() == 80 * 2**30
+
+
 def test_energy_that_nobody_tells_is_none_and_has_a_reason() -> None:
     device = CudaDevice(0, cuda=FakeCuda())  # the machine knows no GPU of its name
     assert device.energy_j() is None

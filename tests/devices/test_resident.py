@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from peprof.devices import CpuDevice
-from peprof.devices.resident import ResidentPeakMeter, high_water_bytes
+from peprof.devices.resident import ResidentPeakMeter, available_bytes, high_water_bytes
 
 MB = 1_000_000
 
@@ -71,3 +72,19 @@ def test_a_tensor_that_came_and_went_is_in_the_peak() -> None:
     if sys.platform == "linux" and high_water_bytes() is not None:
         assert 38 * MB < rise < 60 * MB
     assert CpuDevice().energy_j() is None and CpuDevice().why_no_energy()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_process_may_have_is_the_machines_or_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    limits = {resource.RLIMIT_AS: unlimited, resource.RLIMIT_DATA: unlimited}
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[kind])
+    first = Path("/proc/meminfo").read_text().splitlines()[0].split()
+    assert first[0] == "MemTotal:"
+    assert available_bytes() == CpuDevice().memory_bytes() == int(first[1]) * 1024
+    limits[resource.RLIMIT_DATA] = (300 * MB, resource.RLIM_INFINITY)
+    assert available_bytes() == 300 * MB
+    limits[resource.RLIMIT_AS] = (200 * MB, 400 * MB)
+    assert available_bytes() == 200 * MB
