@@ -129,7 +129,8 @@ def run(
         source: the suite's file, for messages.
         attempt: 1 for the first try.
         say: told how far it is.
-        keep: given a failure's result before its cause is looked into, which may end the process.
+        keep: given a failure's result before its cause is looked into, and any before its memory is
+            estimated: both may end the process.
         adapter_directory: where what was trained is kept, if the run asks for it; ``None`` keeps nothing.
         checkpoint_directory: where it is kept how far the run got, if it asks for it, and where an earlier
             attempt has kept that; ``None`` keeps nothing and starts anew.
