@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from peprof.breakdown.sizes import human_percent
-from peprof.reports.formats import MISSING, human_seconds
+from peprof.reports.formats import MISSING, human_seconds, signed
 from peprof.reports.terminal import print_table, say
 from peprof.results.figures import ShortFigures, short_figures
 from peprof.results.record import PhaseTimes, ShortResult
@@ -91,8 +91,11 @@ def _beyond_steps(figures: ShortFigures) -> list[str]:
     if figures.pass_step_s is not None:
         found.append(f"The whole pass by its steps: {human_seconds(figures.pass_step_s)}.")
     if figures.unsteady:
-        drift = f"{human_percent(abs(figures.drift))} %" if figures.drift is not None else "unknown"
-        found.append(f"Unsteady: drift {drift}, quartiles {human_percent(figures.spread)} % apart.")
+        drift = (figures.drift or 0.0, human_percent(abs(figures.drift or 0.0)))
+        found.append(
+            f"Unsteady: {signed(drift[1], drift[0])} % from the first third to the last, "
+            f"quartiles {human_percent(figures.spread)} % apart."
+        )
     if figures.launch_bound:
         found.append("Launch-bound: the host takes as long to queue a step as the device to do it.")
     return found

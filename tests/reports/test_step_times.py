@@ -25,7 +25,7 @@ def test_phases_with_their_quartiles_and_nine_steps_of_ten() -> None:
  step        140 ms    120 ms – 160 ms   172 ms
  11 steps by the host's clock, after 5 to warm up; the median step lies between 108 ms and
  172 ms (95 %).
- Unsteady: drift 59.3 %, quartiles 28.6 % apart.
+ Unsteady: +59.3 % from the first third to the last, quartiles 28.6 % apart.
 """
     )
 
