@@ -86,14 +86,17 @@ class BorderSearch:
     def _upward(self) -> int:
         assert self.largest is not None
         step = max(self._step, min(self._room(self.largest) or 0, self.largest))
-        self._step = 2 * step
+        self._step *= 2
         return min(self.cap, self.largest + step)
 
     def _downward(self) -> int:
         assert self.too_large is not None
         room = self._room(self.too_large)
-        step = max(self._step, -room if room is not None else self._whole(self.too_large // _FIRST_STEP_DOWN))
-        self._step = 2 * step
+        if room is None:
+            step = self._step = max(self._step, self._whole(self.too_large // _FIRST_STEP_DOWN))
+        else:
+            step = max(self._step, -room)
+        self._step *= 2
         return max(self.smallest, self.too_large - step)
 
     def _between(self) -> int:

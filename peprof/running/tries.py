@@ -92,7 +92,7 @@ class Tries:
         seconds = child.running_s()
         if isinstance(answer, Result):
             assert isinstance(answer.value, Tried)
-            return _trial(answer.value, size, memory_bytes, seconds)
+            return trial_of(answer.value, size, memory_bytes, seconds)
         ended, message = _without_answer(answer, child, spec.limits.run_seconds)
         return Trial(size=size, ended=ended, seconds=seconds, phase=phase, message=message)
 
@@ -126,7 +126,7 @@ class Tries:
                 return None
 
 
-def _trial(tried: Tried, size: int, memory_bytes: int, seconds: float) -> Trial:
+def trial_of(tried: Tried, size: int, memory_bytes: int, seconds: float) -> Trial:
     """An answer, held to what there may be: a device without a pool lets a step have more."""
     if tried.failure is not None:
         return Trial(
