@@ -14,15 +14,16 @@ from rich.padding import Padding
 from rich.table import Table
 
 from peprof.reports.estimates import circumstances, heading
-from peprof.reports.formats import MISSING, human_bytes, human_seconds
+from peprof.reports.formats import MISSING, human_bytes, human_seconds, signed
 from peprof.reports.terminal import INDENT, rule_of, said, say
 from peprof.results.estimates import Estimate
 from peprof.results.measured_fits import Ended, MeasuredFit, Trial
 
 HEADS = (
-    "method", "looked for", "largest", "estimated", "peak", "estimate there", "one more", "bound by", "tried",
+    "method", "looked for", "largest", "estimated", "peak", "reserved", "estimate there", "one more", "bound by",
+    "tried",
 )  # fmt: skip
-_NUMBERS = ("largest", "estimated", "peak", "estimate there", "tried")
+_NUMBERS = ("largest", "estimated", "peak", "reserved", "estimate there", "tried")
 ENDED_WORDS: dict[Ended, str] = {
     "fits": "fits",
     "over": "needs more",
@@ -39,7 +40,7 @@ CPU_NOTE = (
 )
 GPU_NOTE = (
     "Measured on {device}: two training steps of each size tried, in a process of their own, whose pool of "
-    "memory was kept to {memory}; what didn't fit ran out of it. {beside}"
+    "memory was kept to {memory}. {beside}"
 )
 _BESIDE = "Context and libraries took up to {} beside it: leave room for them."
 _BESIDE_UNKNOWN = "Context and libraries take more beside it: leave room for them."
@@ -70,10 +71,11 @@ def print_measured_fits(console: Console, found: Sequence[MeasuredFit]) -> None:
         say(console, heading(group[0].spec, _estimates(group)), "bold")
         say(console, f"{human_bytes(group[0].memory_bytes)} · {_asked_words(group[0])}", "dim")
         table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
-        for name in HEADS:
+        heads = heads_of(group)
+        for name in heads:
             table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
         for fit in group:
-            table.add_row(*(said(console, cell) for cell in row_of(fit)))
+            table.add_row(*(said(console, cell) for cell in row_of(fit, heads)))
         console.print()
         console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
         console.print()
@@ -94,20 +96,36 @@ def _asked_words(fit: MeasuredFit) -> str:
     )
 
 
-def row_of(fit: MeasuredFit) -> tuple[str, ...]:
-    """A row's cells."""
+def heads_of(found: Sequence[MeasuredFit]) -> tuple[str, ...]:
+    """Of the columns: a pool's own where there is one."""
+    has_pool = any(trial.reserved_bytes is not None for fit in found for trial in fit.trials)
+    return tuple(name for name in HEADS if has_pool or name != "reserved")
+
+
+def row_of(fit: MeasuredFit, heads: Sequence[str]) -> tuple[str, ...]:
+    """A row's cells, by the heads of their columns."""
     border, error = fit.border, fit.estimate_error
-    return (
-        fit.spec.method.label,
-        fit.dimension,
-        _largest_words(fit),
-        _estimated_words(fit),
-        human_bytes(border.peak_bytes) if border is not None and border.peak_bytes is not None else MISSING,
-        f"{100 * error:+.1f} %" if error is not None else MISSING,
-        _beyond_words(fit),
-        fit.bound_by or ("the model's positions" if fit.at_cap else MISSING),
-        str(len(fit.trials)),
-    )
+    cells = {
+        "method": fit.spec.method.label,
+        "looked for": fit.dimension,
+        "largest": _largest_words(fit),
+        "estimated": _estimated_words(fit),
+        "peak": _bytes_words(border.peak_bytes if border is not None else None),
+        "reserved": _bytes_words(border.reserved_bytes if border is not None else None),
+        "estimate there": _share_words(error),
+        "one more": _beyond_words(fit),
+        "bound by": fit.bound_by or ("the model's positions" if fit.at_cap else MISSING),
+        "tried": str(len(fit.trials)),
+    }
+    return tuple(cells[name] for name in heads)
+
+
+def _bytes_words(nbytes: int | None) -> str:
+    return human_bytes(nbytes) if nbytes is not None else MISSING
+
+
+def _share_words(share: float | None) -> str:
+    return f"{signed(f'{100 * abs(share):.1f}', share)} %" if share is not None else MISSING
 
 
 def _largest_words(fit: MeasuredFit) -> str:
@@ -232,6 +250,7 @@ def measured_fits_as_csv(found: Sequence[MeasuredFit]) -> str:
 
 def measured_fits_as_markdown(found: Sequence[MeasuredFit]) -> str:
     """A table of all borders, and what is to be said of them."""
-    lines = ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
-    lines += ["| " + " | ".join(row_of(fit)) + " |" for fit in found]
+    heads = heads_of(found)
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    lines += ["| " + " | ".join(row_of(fit, heads)) + " |" for fit in found]
     return "\n\n".join(["\n".join(lines), *remarks(found), _note(found)])

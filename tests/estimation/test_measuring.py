@@ -204,7 +204,7 @@ class PoolDevice(CpuDevice):
 def test_on_a_gpu_the_pool_itself_runs_out_at_the_memory_that_is_asked_for(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each forward pass takes 4 MiB an example in one piece of the pool, besides 30 MiB; so 25 fit into 130."""
+    """Each forward pass takes 4 MiB an example in one piece, besides 30 MiB: so 25 fit into 130."""
     apply = subject.apply_method
     pools: list[FakeAllocator] = []
 
