@@ -88,6 +88,7 @@ def fit(
         memory=memory,
         dimensions=dimensions or DIMENSIONS,
         output_format=output_format,
+        leave_out=suite is None and not named["methods"],
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peprof.errors import PeprofError, RunFailedError, UsageError
+from peprof.errors import PeprofError, RunFailedError, SuiteError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from peprof.estimation.fitting import Dimension
     from peprof.results.measured_fits import MeasuredFit
     from peprof.running.observing import Observer
+    from peprof.running.tasks import Prepared
     from peprof.running.tries import Tries
     from peprof.suite.loading import LoadedSuite
 
@@ -29,6 +30,7 @@ def fit_measured(
     memory: str | None,
     dimensions: Sequence[Dimension],
     output_format: str,
+    leave_out: bool = False,
 ) -> None:
     """Finds each method's borders on the device, and shows them; what was found also when interrupted.
 
@@ -38,6 +40,7 @@ def fit_measured(
         memory: that there may be, as the user wrote it; ``None`` for what a GPU has free.
         dimensions: that are looked for.
         output_format: of the result.
+        leave_out: whether methods that can't be applied are left out, as nobody has named them.
 
     Raises:
         UsageError: it isn't known, or isn't there, how much memory there may be.
@@ -51,7 +54,7 @@ def fit_measured(
         raise UsageError(NO_MEMORY, hint=NO_MEMORY_HINT)
     found: list[MeasuredFit] = []
     try:
-        _find(loaded, device, asked_bytes, dimensions, found)
+        _find(loaded, device, asked_bytes, dimensions, found, leave_out=leave_out)
     except (KeyboardInterrupt, PeprofError) as stop:
         if any(fit.trials for fit in found):
             _show(found, output_format)
@@ -68,17 +71,18 @@ def _find(
     asked_bytes: int | None,
     dimensions: Sequence[Dimension],
     found: list[MeasuredFit],
+    *,
+    leave_out: bool,
 ) -> None:
     """Fills ``found``, in which each border lies as far as it is known, whatever happens."""
     from rich.console import Console
 
     from peprof.reports.measured_fits import trial_words
     from peprof.reports.progress import RunProgress
-    from peprof.running.runner import prepare_suite
     from peprof.running.tries import Tries
 
     with RunProgress(Console(stderr=True)) as progress:
-        prepared = prepare_suite(_short_alone(loaded), device=device, observer=progress)
+        prepared = _prepared(_short_alone(loaded), device, progress, leave_out=leave_out)
         slot = prepared.slots[0]
         with Tries(slot, source=loaded.source, notice=progress.notice) as tries:
             memory_bytes = _memory(tries, asked_bytes, progress)
@@ -102,6 +106,27 @@ def _find(
                 borders.run()
             finally:
                 found += borders.found
+
+
+def _prepared(loaded: LoadedSuite, device: str, observer: Observer, *, leave_out: bool) -> Prepared:
+    """All that can be checked before the first try.
+
+    Raises:
+        PeprofError: all that is wrong, together.
+    """
+    from peprof.running.runner import prepare_suite
+
+    try:
+        return prepare_suite(loaded, device=device, observer=observer)
+    except SuiteError as error:
+        keys = {fault.key for fault in error.faults}
+        kept = tuple(m for m in loaded.suite.methods if f"methods ({m.label})" not in keys)
+        if not leave_out or not kept or len(kept) + len(keys) > len(loaded.suite.methods):
+            raise
+        for fault in error.faults:
+            observer.notice(f"left out: {fault}")
+    suite = loaded.suite.model_copy(update={"methods": kept})
+    return prepare_suite(replace(loaded, suite=suite), device=device, observer=observer)
 
 
 def _short_alone(loaded: LoadedSuite) -> LoadedSuite:

@@ -20,9 +20,17 @@ from peprof.results.estimates import Estimate
 from peprof.results.measured_fits import Ended, MeasuredFit, Trial
 
 HEADS = (
-    "method", "looked for", "largest", "estimated", "peak", "reserved", "estimate there", "one more", "bound by",
+    "method",
+    "looked for",
+    "largest",
+    "estimated",
+    "peak",
+    "reserved",
+    "estimate there",
+    "one more",
+    "bound by",
     "tried",
-)  # fmt: skip
+)
 _NUMBERS = ("largest", "estimated", "peak", "reserved", "estimate there", "tried")
 ENDED_WORDS: dict[Ended, str] = {
     "fits": "fits",

@@ -17,11 +17,14 @@ from click.testing import CliRunner, Result
 
 from peprof.cli.fit import _device_here, fit
 from peprof.cli.fit_measured import _memory
-from peprof.errors import DeviceError, PeprofError, RunFailedError, UsageError
+from peprof.errors import DeviceError, PeprofError, RunFailedError, SuiteError, UsageError
+from peprof.results.measured_fits import Trial
 from peprof.running.executors import local
 from peprof.running.observing import Silence
 from peprof.running.tasks import Room, Slot
 from peprof.running.tries import Tries
+from peprof.suite import catalogue
+from peprof.suite.planning import RunSpec
 from tests.estimation.small_models import write_configs
 from tests.running.helpers import FAULTY, command, environment, write_suite
 
@@ -93,6 +96,28 @@ def test_what_fails_for_other_reasons_is_said_and_the_rest_is_shown(tmp_path: Pa
     faulty, head = csv.DictReader(io.StringIO(result.stdout))
     assert (faulty["largest"], faulty["verified"]) == ("", "False") and "exit code 7" in faulty["problem"]
     assert head["verified"] == "True" and int(head["largest"]) > 0 and head["problem"] == ""
+
+
+@pytest.mark.slow
+def test_methods_that_nobody_named_and_cant_be_applied_are_left_out(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def try_run(self: Tries, spec: RunSpec, size: int, memory: int, hear: object) -> Trial:
+        tried.append(spec.method.label)
+        return Trial(size=size, ended="fits" if size <= 9 else "over", seconds=1.0, peak_bytes=1_000 * size)
+
+    monkeypatch.setattr(Tries, "__call__", try_run)
+    some = {name: catalogue.known_methods()[name] for name in ("lora", "head", "bitfit")}
+    monkeypatch.setattr(catalogue, "known_methods", lambda: some)
+    shape = ("--model", models / "llama-lm", "--length", 8, "--largest", "batch", *CPU, "--memory", "1MB")
+    result = call(*shape, "--format", "json")
+    assert result.exit_code == 0, result.output
+    assert [row["method"] for row in json.loads(result.stdout)] == ["lora", "bitfit"]
+    assert set(tried) == {"lora", "bitfit"} and "left out: methods (head): can't be applied" in result.stderr
+    named = refused(*shape, "--method", "head", "--method", "lora")
+    assert isinstance(named, SuiteError) and "methods (head)" in named.message
 
 
 def test_what_it_takes_to_measure_is_said(models: Path) -> None:

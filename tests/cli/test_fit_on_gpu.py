@@ -17,12 +17,12 @@ MEMORY = 2 * 2**30
 STEPS = """
 import json, sys
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 size, memory = map(int, sys.argv[1:])
 total = torch.cuda.mem_get_info(0)[1]
 torch.cuda.set_per_process_memory_fraction(memory / total, 0)
-model = BertForSequenceClassification(BertConfig()).to("cuda")
+model = DistilBertForSequenceClassification(DistilBertConfig()).to("cuda")
 optimizer = torch.optim.AdamW(model.parameters())
 inputs = {
     "input_ids": torch.randint(1000, 20000, (size, 128), device="cuda"),
@@ -55,8 +55,8 @@ def reserved_without_peprof(size: int) -> int | None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_what_fits_is_within_and_one_more_runs_out() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "peprof", "fit", "--model", "bert-base", "--method", "full", "--length", "128",
-         "--largest", "batch", "--device", "cuda", "--memory", "2GiB", "--format", "json"],
+        [sys.executable, "-m", "peprof", "fit", "--model", "distilbert-base", "--method", "full",
+         "--length", "128", "--largest", "batch", "--device", "cuda", "--memory", "2GiB", "--format", "json"],
         capture_output=True, text=True, cwd=ROOT, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
