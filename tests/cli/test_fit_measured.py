@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -191,12 +192,13 @@ def test_what_was_found_is_shown_when_it_is_interrupted(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert parent.stderr is not None
-    said, heads = "", 0
-    deadline = time.monotonic() + 120
-    while heads < 2 and time.monotonic() < deadline:
-        line = parent.stderr.readline()
-        said, heads = said + line, heads + line.startswith("head, batch")
-    time.sleep(3)
+    said, fits = "", dict[int, bool]()
+    while not any(fits[size] and fits.get(size + 1) is False for size in fits):
+        said += (line := parent.stderr.readline())
+        assert line, said
+        if found := re.match(r"head, batch (\d+): (fits|needs more)", line):
+            fits[int(found[1])] = found[2] == "fits"
+    time.sleep(3)  # until the other one hangs
     if number == signal.SIGINT:
         os.killpg(parent.pid, number)  # as a terminal does: the whole group
     else:
