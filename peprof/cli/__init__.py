@@ -23,6 +23,8 @@ from peprof.results.collecting import last_of_the_process
 
 INTERRUPTED = 130
 TERMINATED = 143
+GOES_ON = "Interrupted. Finished runs are kept; the same command goes on from there."
+"""Unless a command says of its interruption what there is to say."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -71,7 +73,8 @@ def _main() -> NoReturn:
         report(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
-        click.echo("Interrupted. Finished runs are kept; the same command goes on from there.", err=True)
+        stop = error.__cause__ if isinstance(error, click.Abort) else error
+        click.echo(str(stop or "") or GOES_ON, err=True)
         terminated = isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except SystemExit as stop:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from peprof.suite.planning import RunSpec
 
 COMMAND_LINE = "the command line"
+TRAINED_DATA = {"name": "peprof/reviews", "train_rows": 512, "validation_rows": 8}
+"""Rows are taken again where a batch has more; nothing is validated."""
 FORMATS = ("table", "json", "csv", "markdown")
 DTYPES = ("float32", "bfloat16", "float16")
 TASKS = ("classification", "regression", "text-to-text", "language-modelling")
@@ -115,13 +117,17 @@ def estimate(
         click.echo(written[output_format](found), nl=output_format != "csv")
 
 
-def loaded_suite(suite: str | None, named: dict[str, Any], command: str) -> LoadedSuite:
+def loaded_suite(
+    suite: str | None, named: dict[str, Any], command: str, *, trained: bool = False
+) -> LoadedSuite:
     """The suite that is meant, or one made of what the options name.
 
     Args:
         suite: a file or a name.
         named: values of ``named_by_options``.
         command: for the message.
+        trained: whether steps of it are really run: a model that is named then has random weights, which
+            need as much as any and are never downloaded, and generated sentences to train on.
 
     Raises:
         UsageError: neither is given, or both.
@@ -135,7 +141,11 @@ def loaded_suite(suite: str | None, named: dict[str, Any], command: str) -> Load
             hint=f"For example: peprof {command} sst2, or peprof {command} --model roberta-large.",
         )
     if suite is None:
-        return suite_of_tables(_tables(named), name=COMMAND_LINE, overrides=named["overrides"])
+        tables = _tables(named)
+        if trained:
+            tables["model"]["weights"] = "random"
+            tables["data"] |= TRAINED_DATA
+        return suite_of_tables(tables, name=COMMAND_LINE, overrides=named["overrides"])
     for option in ("task", "dtype", "batch", "length", "checkpointing"):
         if named[option]:
             raise UsageError(

@@ -74,6 +74,19 @@ class DeviceBytes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceRoom:
+    """Memory of a device that has its own.
+
+    Args:
+        free_bytes: that nobody holds now; what this process's context takes is gone from it.
+        total_bytes: of the device.
+    """
+
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhaseBytes:
     """Live bytes within one phase of a step: the highest value, and the value at its end.
 
@@ -205,6 +218,14 @@ class Device(ABC):
     @abstractmethod
     def release_cached_memory(self) -> None:
         """Gives back what a pool holds but no tensor uses; nothing where there is no pool."""
+
+    def room(self) -> DeviceRoom | None:
+        """What there is of the device's memory; ``None`` where it has none of its own."""
+        return None
+
+    def limit_memory(self, nbytes: int) -> None:
+        """Lets memory run out when this process's pool is to hold more; nothing where there is no pool."""
+        return
 
     @abstractmethod
     def clock(self) -> PhaseClock:

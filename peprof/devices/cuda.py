@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,7 @@ from peprof.devices.base import (
     Device,
     DeviceBytes,
     DeviceFacts,
+    DeviceRoom,
     PeakBytes,
     PhaseBytes,
     PhaseClock,
@@ -184,6 +186,22 @@ class AllocatorPeakMeter:
         )
 
 
+def fraction_of(nbytes: int, total_bytes: int) -> float:
+    """The share of a device's memory that the allocator turns back into exactly so many bytes.
+
+    It multiplies by the total and cuts off what is behind the point, so that a quotient that was rounded down
+    would be a byte short.
+
+    Args:
+        nbytes: that its pool may hold; more than there is means all.
+        total_bytes: of the device.
+    """
+    fraction = min(1.0, nbytes / total_bytes)
+    while fraction < 1.0 and int(fraction * total_bytes) < nbytes:
+        fraction = math.nextafter(fraction, 1.0)
+    return fraction
+
+
 class CudaDevice(Device):
     """One GPU, made the process's current one: kernels and libraries that name no device then use it too.
 
@@ -224,6 +242,16 @@ class CudaDevice(Device):
     @override
     def release_cached_memory(self) -> None:
         self._cuda.empty_cache()
+
+    @override
+    def room(self) -> DeviceRoom:
+        free, total = self._cuda.mem_get_info(self.torch_device)
+        return DeviceRoom(free_bytes=int(free), total_bytes=int(total))
+
+    @override
+    def limit_memory(self, nbytes: int) -> None:
+        fraction = fraction_of(nbytes, self.room().total_bytes)
+        self._cuda.set_per_process_memory_fraction(fraction, self.torch_device)
 
     @override
     def clock(self) -> PhaseClock:

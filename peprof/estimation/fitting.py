@@ -69,12 +69,11 @@ def find_fit(
     def estimated(size: int) -> Estimate:
         return estimate_run(sized(spec, dimension, size), known, kind, source=source, padded=padded, gpu=gpu)
 
-    unit = spec.train.gradient_accumulation_steps if dimension == "batch" else 1
-    smallest = unit if dimension == "batch" else SHORTEST_LENGTH
+    unit, smallest = unit_of(spec, dimension), smallest_of(spec, dimension)
     first = estimated(smallest)
     if first.problem is not None:
         return Fit(dimension=dimension, memory_bytes=memory_bytes, estimate=first, largest=None)
-    cap = LARGEST_BATCH // unit * unit if dimension == "batch" else _longest(spec, known, source)
+    cap = cap_of(spec, known, dimension, source=source)
     probe = _Probe(
         sized(spec, dimension, smallest), known, kind, dimension, source=source, padded=padded, gpu=gpu
     )
@@ -150,7 +149,30 @@ def sized(spec: RunSpec, dimension: Dimension, size: int) -> RunSpec:
     return spec.model_copy(update={"data": spec.data.model_copy(update={"max_length": size})})
 
 
-def _longest(spec: RunSpec, known: KnownData, source: str) -> int:
+def unit_of(spec: RunSpec, dimension: Dimension) -> int:
+    """What lies between two sizes: a batch that is cut has whole parts."""
+    return spec.train.gradient_accumulation_steps if dimension == "batch" else 1
+
+
+def smallest_of(spec: RunSpec, dimension: Dimension) -> int:
+    """The first size."""
+    return unit_of(spec, dimension) if dimension == "batch" else SHORTEST_LENGTH
+
+
+def cap_of(spec: RunSpec, known: KnownData, dimension: Dimension, *, source: str) -> int:
+    """The last size: what the model has positions for, or more than anybody asks for.
+
+    Args:
+        spec: the run.
+        known: of its data.
+        dimension: what grows.
+        source: the suite's file, for messages.
+
+    Raises:
+        SuiteError: the model isn't known here or can't do the task.
+    """
+    if dimension == "batch":
+        return LARGEST_BATCH // unit_of(spec, dimension) * unit_of(spec, dimension)
     return longest_length(sized(spec, "length", SHORTEST_LENGTH), known, source=source) or LONGEST_LENGTH
 
 

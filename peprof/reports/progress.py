@@ -95,6 +95,10 @@ class RunProgress:
         """Says something that must not be missed."""
         self._view.line(Text(text, style="bold yellow"))
 
+    def tell(self, text: str) -> None:
+        """Says something that stays to be read."""
+        self._view.line(Text(text))
+
     def run_started(self, spec: RunSpec, index: int, total: int, words: str = "") -> None:
         """Says that a run starts; ``index`` counts from 1, ``words`` are said behind its name."""
         self._preparing_is_over()

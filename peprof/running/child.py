@@ -15,7 +15,20 @@ from pathlib import Path
 
 from peprof.errors import PeprofError
 from peprof.events import Progress
-from peprof.running.tasks import Prepared, PrepareTask, Provisional, Raised, Result, RunResult, Say, Task
+from peprof.running.tasks import (
+    Prepared,
+    PrepareTask,
+    Provisional,
+    Raised,
+    Result,
+    Room,
+    RoomTask,
+    RunResult,
+    Say,
+    Task,
+    Tried,
+    TryTask,
+)
 
 SECONDS_BETWEEN_EVENTS = 0.5
 """Signs of life are rarer than steps: each costs the parent a redraw, on processors that are being timed."""
@@ -64,12 +77,18 @@ def child_main(task: Task, connection: Connection, log_path: str) -> None:
         connection.close()
 
 
-def _perform(task: Task, say: Say, keep: Callable[[RunResult], None]) -> Prepared | RunResult:
+def _perform(
+    task: Task, say: Say, keep: Callable[[RunResult], None]
+) -> Prepared | RunResult | Tried | Room | None:
     """Does the work. What does it imports torch, which the parent, who imports this file, must not."""
     if isinstance(task, PrepareTask):
         from peprof.running.preparing import prepare
 
         return prepare(task.loaded, device=task.device, fetch=task.fetch, say=say)
+    if isinstance(task, TryTask | RoomTask):
+        from peprof.running.trying import room_of, try_size
+
+        return try_size(task, say) if isinstance(task, TryTask) else room_of(task)
     from peprof.running.worker import run
 
     return run(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from peprof.breakdown.values import StepProfile
 from peprof.errors import PeprofError
 from peprof.events import Progress
-from peprof.results.record import Environment, Predictions, RunRecord, TrainingHistory
+from peprof.results.record import Environment, Failure, Predictions, RunRecord, Status, TrainingHistory
 from peprof.running.rounds import KeptRound
 from peprof.suite.loading import LoadedSuite
 from peprof.suite.planning import RunSpec
@@ -117,7 +117,64 @@ class RunTask:
     rounds: tuple[KeptRound, ...] = ()
 
 
-Task = PrepareTask | RunTask
+@dataclass(frozen=True, kw_only=True)
+class TryTask:
+    """A few training steps of a run, to see whether they fit.
+
+    Args:
+        spec: the run, with the batch and the length that are tried.
+        device: the slot's device.
+        source: the suite's file, for messages.
+        memory_bytes: that a pool may hold, where the device has one.
+    """
+
+    spec: RunSpec
+    device: str
+    source: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What came of a ``TryTask``.
+
+    Args:
+        status: ``ok``, ``oom`` or ``failed``.
+        failure: why the steps didn't come to their end; ``None`` where they did.
+        peak_bytes: in use at the last step's highest moment; ``None`` with a failure, as all that follows.
+        reserved_bytes: held by the pool at most; ``None`` where there is no pool.
+        unowned_bytes: on the device beside the pool; ``None`` where that can't be known.
+        alloc_retries: times that the pool was emptied to find room; ``None`` where there is no pool.
+    """
+
+    status: Status
+    failure: Failure | None = None
+    peak_bytes: int | None = None
+    reserved_bytes: int | None = None
+    unowned_bytes: int | None = None
+    alloc_retries: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomTask:
+    """Asks how much of a device's memory there is.
+
+    Args:
+        device: the slot's device.
+    """
+
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Bytes of a device's memory that are free, beside this process's context, and all that it has."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+Task = PrepareTask | RunTask | TryTask | RoomTask
 """Work for one fresh process: sent there, done by ``child``."""
 
 

@@ -163,7 +163,7 @@ def run(
     try:
         _run(spec, device_name, source, found, heard, begin, kept_in, timing_only, rounds)
     except Exception as error:  # noqa: BLE001 -- the border of the process: any failure becomes a row
-        status, failure = _explain(error, found.phase)
+        status, failure = explain(error, found.phase)
         if isinstance(error, StepOutOfMemoryError):
             found.memory = error.profile
 
@@ -365,7 +365,7 @@ def _with_memory(failure: Failure, found: _Findings) -> Failure:
     return failure.model_copy(update={"memory": memory})
 
 
-def _explain(error: Exception, phase: str) -> tuple[Status, Failure]:
+def explain(error: Exception, phase: str) -> tuple[Status, Failure]:
     """An exception -> a status and what to say of it."""
     if isinstance(error, StepOutOfMemoryError) and isinstance(error.__cause__, Exception):
         error = error.__cause__

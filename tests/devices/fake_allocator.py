@@ -41,10 +41,12 @@ class FakeAllocator:
     Args:
         capacity: bytes of the device.
         driver_bytes: used on the device by what isn't the pool.
+        allowed: that the pool may hold; ``None`` for all there is.
     """
 
     capacity: int = 2**40
     driver_bytes: int = 0
+    allowed: int | None = None
     segments: list[Segment] = field(default_factory=list)
     current: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
     peak: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
@@ -139,12 +141,12 @@ class FakeAllocator:
 
     def _grow(self, size: int, small: bool, requested: int) -> Block:
         total = 2 * MIB if small else 20 * MIB if size < 10 * MIB else -(-size // (2 * MIB)) * 2 * MIB
-        if self._free_on_device() < total:
+        if self._room() < total:
             self.retries += 1
             self.empty_cache()
-        if self._free_on_device() < total:
+        if self._room() < total:
             self.ooms += 1
-            self._write("oom", None, requested, device_free=self._free_on_device())
+            self._write("oom", None, requested, device_free=self.free_on_device())
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {requested / MIB:.2f} MiB. GPU 0 has a total "
                 f"capacity of {self.capacity / MIB:.2f} MiB"
@@ -155,8 +157,12 @@ class FakeAllocator:
         self._write("segment_alloc", block.address, total)
         return block
 
-    def _free_on_device(self) -> int:
+    def free_on_device(self) -> int:
         return self.capacity - self.driver_bytes - sum(s.size for s in self.segments)
+
+    def _room(self) -> int:
+        free = self.free_on_device()
+        return free if self.allowed is None else min(free, self.allowed - sum(s.size for s in self.segments))
 
     def _segment_of(self, block: Block) -> Segment:
         return next(s for s in self.segments if block in s.blocks)

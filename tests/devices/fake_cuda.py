@@ -76,6 +76,16 @@ class FakeCuda:
     def memory(self) -> FakeMemory:
         return FakeMemory(self.allocator)
 
+    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+        self._check(device)
+        return self.allocator.free_on_device(), self.allocator.capacity
+
+    def set_per_process_memory_fraction(self, fraction: float, device: Any = None) -> None:
+        """As in c10/cuda: the total times the fraction, cut off behind the point."""
+        self._check(device)
+        assert isinstance(fraction, float) and 0 <= fraction <= 1
+        self.allocator.allowed = int(fraction * self.allocator.capacity)
+
     def get_device_properties(self, device: Any = None) -> SimpleNamespace:
         self._check(device)
         return SimpleNamespace(name="NVIDIA Fake 100", uuid="1234", total_memory=80 * 2**30)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from fractions import Fraction
 from functools import partial
 
 import pytest
 import torch
 
 import peprof.devices
-from peprof.devices import DeviceBytes, PeakBytes, PoolBytes, open_device
-from peprof.devices.cuda import AllocatorMeter, CudaDevice, EventClock
+from peprof.devices import CpuDevice, DeviceBytes, DeviceRoom, PeakBytes, PoolBytes, open_device
+from peprof.devices.cuda import AllocatorMeter, CudaDevice, EventClock, fraction_of
 from tests.devices.fake_allocator import MIB, FakeAllocator
 from tests.devices.fake_cuda import FakeCuda
 
@@ -276,6 +278,45 @@ def test_on_a_device_other_than_the_first_its_own_clock_and_counters_are_used() 
     assert meter.result().peak_bytes == 1024
     device.synchronize()
     assert device.facts().uuid == "GPU-1234"
+
+
+@pytest.mark.parametrize("total", [8 * 2**30, 84_929_347_584, 25_386_352_640, 12_582_912_001])
+def test_a_limit_is_kept_to_the_byte_as_the_allocator_turns_a_fraction_back_into_bytes(total: int) -> None:
+    """Exact rational arithmetic says which bytes a fraction means."""
+    draw = random.Random(total)
+    for limit in (1, 2**31, total - 1, total, *(draw.randrange(1, total) for _ in range(2_000))):
+        fraction = fraction_of(limit, total)
+        assert 0 < fraction <= 1 and int(fraction * total) == limit
+        assert abs(Fraction(fraction) * total - limit) < Fraction(1, 1000)
+    assert fraction_of(total + 1, total) == 1.0
+
+
+def test_memory_runs_out_at_the_limit_and_what_is_free_is_told() -> None:
+    cuda = FakeCuda(allocator=FakeAllocator(capacity=1000 * MIB, driver_bytes=300 * MIB))
+    device = CudaDevice(0, cuda=cuda)
+    assert device.room() == DeviceRoom(free_bytes=700 * MIB, total_bytes=1000 * MIB)
+    device.limit_memory(64 * MIB)
+    block = cuda.allocator.malloc(64 * MIB)
+    assert device.room().free_bytes == 636 * MIB
+    with pytest.raises(torch.OutOfMemoryError):
+        cuda.allocator.malloc(1)
+    cuda.allocator.free(block)
+    with pytest.raises(torch.OutOfMemoryError):
+        cuda.allocator.malloc(64 * MIB + 1)
+
+
+def test_a_limit_is_that_of_the_device_that_was_opened() -> None:
+    cuda = FakeCuda(work_index=1, allocator=FakeAllocator(capacity=100 * MIB))
+    device = CudaDevice(1, cuda=cuda)
+    cuda.set_device(0)
+    device.limit_memory(10 * MIB)
+    assert cuda.allocator.allowed == 10 * MIB
+
+
+def test_a_processor_has_no_memory_of_its_own_to_be_limited() -> None:
+    assert CpuDevice().room() is None
+    CpuDevice().limit_memory(1)
+    assert torch.zeros(1000).sum() == 0
 
 
 def test_opening_a_device_makes_it_the_one_that_work_without_a_device_goes_to(

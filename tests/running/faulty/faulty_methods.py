@@ -14,11 +14,11 @@ from torch import nn
 
 
 class FaultyModel(nn.Module):
-    """Passes on to the model, and goes wrong in its n-th forward pass in training."""
+    """Passes on to the model, and goes wrong in its n-th forward pass in training, on real data."""
 
-    def __init__(self, model: nn.Module, how: str, step: int) -> None:
+    def __init__(self, model: nn.Module, how: str, step: int, above: int) -> None:
         super().__init__()
-        self.model, self.how, self.steps_left = model, how, step
+        self.model, self.how, self.steps_left, self.above = model, how, step, above
         self.then = how.removeprefix("oom-then-") if how.startswith("oom-then-") else None
         if self.then is not None:
             self.how = "oom"
@@ -27,6 +27,8 @@ class FaultyModel(nn.Module):
         if self.training:
             self.steps_left -= 1
         output = self.model(**inputs)
+        if len(inputs["labels"]) <= self.above or inputs["labels"].is_meta:
+            return output
         if self.steps_left < 0 and self.training and self.then is not None:
             output.loss = go_wrong(self.then, output.loss)
         if self.steps_left == 0 and self.training:
@@ -59,10 +61,12 @@ class Faulty:
     Args:
         how: in which way.
         step: in which training step, counted from 1; 0 is in ``apply``.
+        above: only where a batch has more examples than this.
     """
 
     how: Literal["ok", "nan", "raise", "oom", "exit", "kill", "hang", "oom-then-kill", "oom-then-hang"] = "ok"
     step: int = 1
+    above: int = 0
 
     def __post_init__(self) -> None:
         if self.step < 0:
@@ -71,4 +75,4 @@ class Faulty:
     def apply(self, model: nn.Module) -> nn.Module:
         if self.step == 0:
             go_wrong(self.how, torch.zeros(()))
-        return FaultyModel(model, self.how, self.step)
+        return FaultyModel(model, self.how, self.step, self.above)

@@ -1,0 +1,137 @@
+"""Measured borders as people and machines see them: whole outputs of values made by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+from rich.console import Console
+
+from peprof.reports.measured_fits import (
+    measured_fits_as_csv,
+    measured_fits_as_json,
+    measured_fits_as_markdown,
+    missing_words,
+    print_measured_fits,
+    trial_words,
+)
+from peprof.results.estimates import Estimate, Fit
+from peprof.results.measured_fits import Ended, MeasuredFit, Trial
+from tests.reports.profiles import MIB
+from tests.reports.test_estimates import estimate
+
+
+def trial(size: int, ended: Ended = "fits", **values: object) -> Trial:
+    return Trial(size=size, ended=ended, seconds=1.5, **values)  # type: ignore[arg-type]
+
+
+def fit_of(found: Estimate, largest: int | None, **values: object) -> Fit:
+    made = {"dimension": "batch", "memory_bytes": 100 * MIB, "largest": largest, "estimate": found, **values}
+    return Fit(**made)  # type: ignore[arg-type]
+
+
+def measured(found: Estimate, *trials: Trial, **values: object) -> MeasuredFit:
+    made = {
+        "spec": found.spec,
+        "dimension": "batch",
+        "device": "cuda:0",
+        "device_name": "NVIDIA Fake 100",
+        "memory_bytes": 100 * MIB,
+        "cap": 2**20,
+        "trials": trials,
+        "estimated": fit_of(found, 40),
+        **values,
+    }
+    return MeasuredFit(**made)  # type: ignore[arg-type]
+
+
+def examples() -> list[MeasuredFit]:
+    full, lora, head = estimate("full"), estimate("lora"), estimate("head", profile=None, problem="no luck")
+    beside = {"reserved_bytes": 98 * MIB, "unowned_bytes": 500 * MIB, "alloc_retries": 2}
+    return [
+        measured(
+            full,
+            trial(40, "oom", phase="backward of step 1 of 2", message="OutOfMemoryError: Tried too much"),
+            trial(36, peak_bytes=84 * MIB, **beside),
+            trial(37, "killed", phase="step 2 of 2", message="killed by SIGKILL"),
+            there=fit_of(full, 36, beyond=full, need_bytes=80 * MIB),
+        ),
+        measured(lora, trial(40, peak_bytes=64 * MIB), trial(80, "died", message="exit code 7")),
+        measured(
+            head, trial(40, peak_bytes=16 * MIB), dimension="length", cap=40, estimated=fit_of(head, None)
+        ),
+        measured(full, dimension="length", estimated=None),
+    ]
+
+
+TABLE = """\
+ bert-base: 109M parameters, BertForSequenceClassification
+ 100 MiB · batches at length 128 · lengths at batch 32 · float32 · classification · adamw · sdpa attention
+
+ method   looked for       largest   estimated       peak   reserved   estimate there   one more   bound by                tried
+ ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+ full     batch                 36          40   84.0 MiB   98.0 MiB           −4.8 %   killed     activations                 3
+ lora     batch        at least 40          40   64.0 MiB          –                –   –          –                           2
+ head     length                40           –   16.0 MiB          –                –   –          the model's positions       1
+ full     length                 –           –          –          –                –   –          –                           0
+
+ full, batch 37: killed by SIGKILL; counts as not fitting.
+ full, batch 36: the pool had to be emptied to find room: steps would be faster with a smaller one.
+ lora, batch 80: died: exit code 7
+ head, length: no estimate: no luck
+ Measured on NVIDIA Fake 100: two training steps of each size tried, in a process of their own, whose pool of memory was kept to
+ 100 MiB. Context and libraries took up to 500 MiB beside it: leave room for them.
+"""  # noqa: E501
+
+
+def test_a_table_for_a_terminal() -> None:
+    console = Console(file=io.StringIO(), width=130)
+    print_measured_fits(console, examples())
+    said = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "\n".join(line.rstrip() for line in said) + "\n" == TABLE
+
+
+def test_markdown_has_the_same_cells_and_remarks() -> None:
+    lines = measured_fits_as_markdown(examples()).splitlines()
+    assert "| full | batch | 36 | 40 | 84.0 MiB | 98.0 MiB | −4.8 % | killed | activations | 3 |" in lines
+    assert "lora, batch 80: died: exit code 7" in lines and lines[-1].startswith("Measured on NVIDIA")
+
+
+def test_machines_get_every_figure_and_json_every_try() -> None:
+    found = examples()
+    rows = list(csv.DictReader(io.StringIO(measured_fits_as_csv(found))))
+    full = rows[0]
+    assert (full["largest"], full["estimated_largest"], full["beyond"], full["tried"]) == (
+        "36",
+        "40",
+        "37",
+        "3",
+    )
+    assert (full["peak_bytes"], full["reserved_bytes"]) == (str(84 * MIB), str(98 * MIB))
+    assert float(full["estimate_error"]) == 80 / 84 - 1 and full["label"] == "measured"
+    assert (full["verified"], full["beyond_ended"], full["seconds"]) == ("True", "killed", "4.5")
+    assert [row["verified"] for row in rows] == ["True", "False", "True", "False"]
+    plain = json.loads(measured_fits_as_json(found))
+    assert [one["ended"] for one in plain[0]["tries"]] == ["oom", "fits", "killed"]
+    assert plain[0]["tries"][0]["message"] == "OutOfMemoryError: Tried too much"
+    assert plain[3]["largest"] is None and plain[3]["tries"] == []
+    assert plain[1]["problem"] == "exit code 7" and plain[2]["estimate_problem"] == "no luck"
+
+
+def test_a_processor_has_a_note_of_its_own_and_what_is_missing_is_named() -> None:
+    found = examples()
+    assert missing_words(found) == "lora batch (at least 40), full length"
+    here = measured(estimate("full"), trial(40, "over", peak_bytes=101 * MIB), device="cpu", smallest=40)
+    text = measured_fits_as_markdown([here])
+    assert "| full | batch | none | 40 | – | – | 101 MiB | – | 1 |" in text
+    assert "second one's peak is within 100 MiB" in text
+
+
+def test_a_try_is_a_line() -> None:
+    full = examples()[0]
+    assert [trial_words(full, one) for one in full.trials] == [
+        "full, batch 40: out of memory in backward of step 1 of 2 (1.50 s)",
+        "full, batch 36: fits, peak 84.0 MiB (1.50 s)",
+        "full, batch 37: killed in step 2 of 2 (1.50 s)",
+    ]
