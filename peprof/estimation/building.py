@@ -29,6 +29,7 @@ from peprof.training.embedded.pretraining import make_tokenizer
 from peprof.training.embedded.tiny import RECIPE
 from peprof.training.geometries import GEOMETRIES, geometry_name, near_geometry
 from peprof.training.protocols import LearnsFromData
+from peprof.training.quantised_on_meta import stand_for_kernels
 from peprof.training.sources import EMBEDDED_MODEL, data_needs_hub, model_needs_hub
 from peprof.training.step import ClassifierStep
 from peprof.training.tasks import start_decoding
@@ -125,6 +126,7 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
     assumptions = list(data.assumptions)
     if isinstance(method, LearnsFromData) and method.examples_needed():
         assumptions.append("entries spread evenly, as which ones are chosen depends on the data")
+    stand_for_kernels(model, kind)
     with torch.device("meta"):
         applied = apply_method(method, model, None)
         steps = planned_steps(spec.train, data.rows)
