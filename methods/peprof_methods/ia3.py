@@ -21,7 +21,9 @@ class _ScaledLinear(AdaptedLinear):
 
     def __init__(self, linear: nn.Linear, *, size: int) -> None:
         super().__init__(linear)
-        self.ia3 = nn.Parameter(torch.ones(size, device=linear.weight.device, dtype=dense_dtype(linear.weight)))
+        self.ia3 = nn.Parameter(
+            torch.ones(size, device=linear.weight.device, dtype=dense_dtype(linear.weight))
+        )
 
 
 class OutputScaledLinear(_ScaledLinear):

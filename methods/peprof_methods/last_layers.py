@@ -51,9 +51,9 @@ class LastLayers:
         """
         found = layers(model)
         require(self.count <= len(found), "count", self.count, f"at most the model's {len(found)} layers")
-        for layer in found[len(found) - self.count :]:
-            refuse_quantised(layer.named_parameters(), wanted="trained")
+        last = found[len(found) - self.count :]
+        refuse_quantised(model.named_parameters(), of=last, wanted="trained")
         freeze_backbone(model)
-        for layer in found[len(found) - self.count :]:
+        for layer in last:
             layer.requires_grad_(True)
         return model

@@ -89,8 +89,8 @@ class SomeParameters:
             if not matching:
                 raise ValueError(_no_match(pattern, list(parameters), type(model).__name__))
             chosen += matching
-        wanted = {id(parameter) for parameter in chosen}
-        named = ((name, p) for name, p in parameters.items() if id(p) in wanted)
+        ids = {id(parameter) for parameter in chosen}
+        named = ((name, p) for name, p in parameters.items() if id(p) in ids)
         refuse_quantised(named, wanted="trained")
         freeze_backbone(model)
         for parameter in chosen:

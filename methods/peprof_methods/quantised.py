@@ -118,15 +118,22 @@ def weight_of(ctx: Any, saved: Tensor | None) -> Any:
     return saved if ctx.quantised is None else ctx.quantised
 
 
-def refuse_quantised(named: Iterable[tuple[str, Tensor]], *, wanted: str) -> None:
+def refuse_quantised(
+    named: Iterable[tuple[str, Tensor]],
+    *,
+    wanted: str,
+    of: Iterable[nn.Module] | None = None,
+) -> None:
     """Raises UnsupportedModelError if one of the weights, by name, is quantised.
 
     Args:
         named: what a method would train or change.
         wanted: what it would do with them, for the message.
+        of: only what these modules hold; ``None`` for all.
     """
+    inside = None if of is None else {id(p) for module in of for p in module.parameters()}
     for name, weight in named:
-        if is_quantised(weight):
+        if is_quantised(weight) and (inside is None or id(weight) in inside):
             raise UnsupportedModelError(
                 f"{name} is held in {'4' if hasattr(weight, 'quant_state') else '8'} bits, and quantised "
                 f"weights have no gradient and can't be {wanted}: expected a model without quantization, or a "

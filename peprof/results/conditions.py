@@ -51,7 +51,11 @@ def asked_conditions(spec: RunSpec) -> dict[str, str]:
 
 def _dtype(spec: RunSpec) -> str:
     cast, held = spec.train.autocast, spec.model.quantization
-    parts = [spec.model.dtype, f"autocast to {cast}" if cast else None, f"weights in {held}" if held else None]
+    parts = [
+        spec.model.dtype,
+        f"autocast to {cast}" if cast else None,
+        f"weights in {held}" if held else None,
+    ]
     return ", ".join(part for part in parts if part is not None)
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 BLOCK, DOUBLE_BLOCK = 64, 256
+FUSED_ROWS = 1536
+"""Products of more rows than these (batch times length) make their weight dense on every GPU; of fewer, on some."""
 _NF4_VALUES, _VALUES = 16, 256
 
 
@@ -150,7 +152,9 @@ class _Product4bit(torch.autograd.Function):
         if layer.kind == "cpu":
             return layer.output_of(rows)
         state = layer.weight.quant_state
-        nested = [torch.empty_like(state.absmax, dtype=torch.float32) for _ in range(2 if state.state2 else 0)]
+        nested = [
+            torch.empty_like(state.absmax, dtype=torch.float32) for _ in range(2 if state.state2 else 0)
+        ]
         made = torch.empty(math.prod(state.shape or ()), dtype=rows.dtype, device="meta")
         result = layer.output_of(rows)
         del nested, made

@@ -45,7 +45,9 @@ def quantised_names(model: PreTrainedModel) -> Iterator[str]:
     """
     apart = {id(parameter) for parameter in _head(model)}
     for found in (model.get_output_embeddings(), model.get_input_embeddings()):
-        apart |= {id(parameter) for parameter in found.parameters()} if isinstance(found, nn.Module) else set()
+        apart |= (
+            {id(parameter) for parameter in found.parameters()} if isinstance(found, nn.Module) else set()
+        )
     precise = set(model._keep_in_fp32_modules or ())
     for name, module in model.named_modules():
         plain = type(module) is nn.Linear and id(module.weight) not in apart
