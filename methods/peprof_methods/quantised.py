@@ -1,7 +1,7 @@
 """Weights in 4 or 8 bits, as bitsandbytes holds them: what methods need beside or in place of them.
 
-Such a weight is a parameter that isn't a floating-point one. It can't be trained or changed, but it can be made
-dense again, for each product anew: nothing of that size is kept for backward.
+Such a weight is a parameter that isn't a floating-point one. It can't be trained or changed, but it can be
+made dense again, for each product anew: nothing of that size is kept for backward.
 """
 
 from __future__ import annotations
@@ -136,8 +136,8 @@ def refuse_quantised(
         if is_quantised(weight) and (inside is None or id(weight) in inside):
             raise UnsupportedModelError(
                 f"{name} is held in {'4' if hasattr(weight, 'quant_state') else '8'} bits, and quantised "
-                f"weights have no gradient and can't be {wanted}: expected a model without quantization, or a "
-                "method that trains something beside the weights"
+                f"weights have no gradient and can't be {wanted}: expected a model without quantization, "
+                "or a method that trains something beside the weights"
             )
 
 
@@ -147,7 +147,7 @@ def holds_quantised(module: nn.Module) -> bool:
 
 
 def keep_scales(linear: nn.Linear) -> None:
-    """Lets an 8-bit weight know its rows' scales again, which bitsandbytes' layer takes away in its forward."""
+    """Lets an 8-bit weight know its rows' scales again, which bitsandbytes' layer takes when it runs."""
     weight: Any = linear.weight
     if is_quantised(weight) and getattr(weight, "SCB", 0) is None:
         state: Any = linear.state

@@ -150,8 +150,8 @@ def linears_by_role(model: nn.Module, roles: Iterable[str]) -> dict[str, nn.Line
     wanted = tuple(roles)
     linears: dict[str, nn.Linear] = {}
     for name, module in modules_by_role(model, wanted).items():
-        # Exactly nn.Linear: a subclass has a forward of its own, which a replacement would silently drop. Those
-        # of quantised weights make them dense, and so does what replaces them.
+        # Exactly nn.Linear: a subclass has a forward of its own, which a replacement would silently drop.
+        # Those of quantised weights make them dense, and so does what replaces them.
         plain = type(module) is nn.Linear or (
             holds_quantised(module) and not isinstance(module, SharingLinear)
         )

@@ -32,7 +32,7 @@ def named_by_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--length", type=click.IntRange(min=4), help="Tokens an example.  [default: 512]"),
         click.option("--dtype", type=click.Choice(DTYPES), help="Of the parameters.  [default: float32]"),
         click.option(
-            "--quantization", type=click.Choice(QUANTIZATIONS), help="Of linear layers' weights.  [default: none]"
+            "--quantization", type=click.Choice(QUANTIZATIONS), help="Of linear layers.  [default: none]"
         ),
         click.option("--task", type=click.Choice(TASKS), help="[default: what the model is mostly used for]"),
         click.option("--checkpointing", is_flag=True, help="With gradient checkpointing."),

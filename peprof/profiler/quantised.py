@@ -1,4 +1,4 @@
-"""What belongs to weights of 4 or 8 bits beside their numbers: tensors that no module has for parameter or buffer."""
+"""What belongs to weights of 4 or 8 bits beside their numbers, and is neither parameter nor buffer."""
 
 from __future__ import annotations
 

@@ -21,7 +21,10 @@ EXACT_NOTE = (
     "Exact: the bytes of all tensors, as the ledger counts them in a step without data on {kind} operators. "
     "Not in it: what an allocator rounds up and keeps, libraries' workspaces, the device's context."
 )
-FORMULA_NOTE = "Except what bitsandbytes allocates for weights and optimizer states of 4 and 8 bits: by formula, from its source."
+FORMULA_NOTE = (
+    "Except what bitsandbytes allocates for weights and optimizer states of 4 and 8 bits: by formula, from "
+    "its source."
+)
 DEVICE_NOTE = (
     "Reserved: simulated, what the caching allocator would hold, libraries' workspaces included. Device: "
     "with a context as seen elsewhere, an assumption."

@@ -67,9 +67,10 @@ class ModelConfig(Part):
         dtype: of parameters and activations.
         attention: the attention kernel, as transformers names it.
         revision: a hub revision.
-        quantization: in what the backbone's linear layers hold their weights, by bitsandbytes: ``nf4`` (4 bits,
-            QLoRA's, its scales quantised as well), ``nf4-single`` (their scales are not), ``int8``
-            (LLM.int8()), or ``none``. Output layer and head stay as they are; products are in ``dtype``.
+        quantization: in what the backbone's linear layers hold their weights, by bitsandbytes: ``nf4`` (4
+            bits as in QLoRA, whose scales are quantised as well), ``nf4-single`` (whose scales are not),
+            ``int8`` (LLM.int8()), or ``none``. Output layer and head stay as they are; products are in
+            ``dtype``.
     """
 
     name: Annotated[str, Field(min_length=1)]

@@ -152,7 +152,8 @@ def check_model(
         task: what the model is for.
 
     Returns:
-        The model on ``meta``, quantised where that is asked for, to try methods on; ``None`` when it has yet to be fetched.
+        The model on ``meta``, quantised where that is asked for, to try methods on; ``None`` when it has yet
+        to be fetched.
 
     Raises:
         SuiteError: files are missing, the model is of a kind that can't do the task, the kernel isn't there,

@@ -34,8 +34,8 @@ EIGHT_BIT: dict[OptimizerName, tuple[type[torch.optim.Optimizer], str]] = {
     "adamw-8bit": (AdamW8bitOnMeta, "AdamW8bit"),
     "lion-8bit": (Lion8bitOnMeta, "Lion8bit"),
 }
-"""bitsandbytes' with states in 8 bits, decoupled weight decay and its defaults: what stands for them on ``meta``
-and has the options that may be given, and their name there. Embeddings that are trained have theirs in 8 bits too."""
+"""bitsandbytes' with states in 8 bits, decoupled weight decay and its defaults: what stands for each on
+``meta`` and has the options that may be given, and its name there. Trained embeddings' are in 8 bits too."""
 
 SCHEDULES: dict[ScheduleName, str] = {
     "linear": "linear",

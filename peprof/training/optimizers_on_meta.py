@@ -1,4 +1,4 @@
-"""bitsandbytes' optimizers where tensors have no data: their states, and nothing else, as their kernels need none."""
+"""bitsandbytes' optimizers where tensors have no data: their states; their kernels need nothing else."""
 
 from __future__ import annotations
 

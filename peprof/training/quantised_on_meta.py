@@ -1,6 +1,7 @@
 """What stands for bitsandbytes' layers where tensors have no data: the same tensors, born and gone as theirs.
 
-By arithmetic, from the source of bitsandbytes 0.50: its own types quantise when they are moved, which needs data.
+By arithmetic, from the source of bitsandbytes 0.50, whose own types quantise when they are moved: that needs
+data.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing_extensions import override
 
 BLOCK, DOUBLE_BLOCK = 64, 256
 FUSED_ROWS = 1536
-"""Products of more rows than these (batch times length) make their weight dense on every GPU; of fewer, on some."""
+"""Products of more rows than these (batch times length) make their weight dense on every GPU."""
 _NF4_VALUES, _VALUES = 16, 256
 
 
@@ -97,8 +98,8 @@ class _OnMeta(nn.Linear):
     """A quantised linear layer without data.
 
     Attributes:
-        kind: of the device that it stands for. On a CPU bitsandbytes' products are operators inside which no ledger
-            sees, on a GPU they call the allocator.
+        kind: of the device that it stands for. On a CPU bitsandbytes' products are operators inside which no
+            ledger sees, on a GPU they call the allocator.
     """
 
     kind: Literal["cpu", "cuda"] = "cpu"
@@ -143,15 +144,17 @@ class Linear4bitOnMeta(_OnMeta):
 
 
 class _Product4bit(torch.autograd.Function):
-    """``MatMul4Bit`` with the kernels of many rows: fewer than 1,537 may have one that makes nothing dense."""
+    """``MatMul4Bit`` with the kernels of many rows: up to ``FUSED_ROWS`` may have one without."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layer: Linear4bitOnMeta, bias: Tensor | None) -> Tensor:
-        ctx.weight = layer.weight
+        weight = layer.weight
+        assert isinstance(weight, Packed4bit)
+        ctx.weight = weight
         ctx.dtype_of_bias = None if bias is None else bias.dtype
         if layer.kind == "cpu":
             return layer.output_of(rows)
-        state = layer.weight.quant_state
+        state = weight.quant_state
         nested = [
             torch.empty_like(state.absmax, dtype=torch.float32) for _ in range(2 if state.state2 else 0)
         ]
@@ -190,14 +193,16 @@ class Linear8bitOnMeta(_OnMeta):
 
 
 class _Product8bit(torch.autograd.Function):
-    """``MatMul8bitFp`` on a CPU, ``MatMul8bitLt`` on a GPU; both keep their input, frozen as the weight is."""
+    """``MatMul8bitFp`` on a CPU, ``MatMul8bitLt`` on a GPU: both keep their input."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, layer: Linear8bitOnMeta, bias: Tensor | None) -> Tensor:
-        ctx.input, ctx.weight, ctx.shape = input, layer.weight, input.shape
+        weight = layer.weight
+        assert isinstance(weight, Packed8bit)
+        ctx.input, ctx.weight, ctx.shape = input, weight, input.shape
         ctx.dtype_of_bias = None if bias is None else bias.dtype
         if layer.kind == "cpu":
-            made = _dense_8bit(layer.weight, input.dtype)
+            made = _dense_8bit(weight, input.dtype)
             result = layer.output_of(input)
             del made
             return result

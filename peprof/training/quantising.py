@@ -1,7 +1,8 @@
-"""A backbone's linear layers -> bitsandbytes' layers of 4 or 8 bits; or, on ``meta``, what stands for them."""
+"""A backbone's linear layers -> bitsandbytes' layers of 4 or 8 bits; on ``meta``, what stands for them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -29,6 +30,7 @@ def missing_library(key: str, what: str) -> Fault | None:
         what: is asked for, in words.
     """
     if find_spec("bitsandbytes") is not None:
+        _quiet()
         return None
     return Fault(
         key=key,
@@ -37,14 +39,20 @@ def missing_library(key: str, what: str) -> Fault | None:
     )
 
 
-def quantised_names(model: PreTrainedModel) -> Iterator[str]:
-    """The linear layers that are quantised: all but the task's head, an output layer, and what must stay float32.
+def _quiet() -> None:
+    """Without the library's advice, which it gives for each of its kernels and casts."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-    As transformers chooses them, which also leaves out what shares its weight with an embedding; but of a head it
-    quantises all layers except the last, and here a head is trained.
+
+def quantised_names(model: PreTrainedModel) -> Iterator[str]:
+    """The linear layers that are quantised: all but the task's head, an output layer, and what stays float32.
+
+    As transformers chooses them, except that it quantises all layers of a head but the last; here a head is
+    trained.
     """
     apart = {id(parameter) for parameter in _head(model)}
-    for found in (model.get_output_embeddings(), model.get_input_embeddings()):
+    untyped: Any = model
+    for found in (untyped.get_output_embeddings(), untyped.get_input_embeddings()):
         apart |= (
             {id(parameter) for parameter in found.parameters()} if isinstance(found, nn.Module) else set()
         )
@@ -77,13 +85,14 @@ def quantise_on_meta(model: PreTrainedModel, quantization: Quantization) -> None
 def quantise(model: PreTrainedModel, quantization: Quantization) -> None:
     """Puts bitsandbytes' layers in the place of those that are quantised.
 
-    They hold the weights as they were until the model is moved to a device, be it the CPU: then each weight is
-    quantised there, one after the other.
+    They hold the weights as they were until the model is moved to a device, be it the CPU: then each weight
+    is quantised there, one after the other.
 
     Args:
         model: on the CPU; changed in place.
         quantization: in what.
     """
+    _quiet()
     for name in list(quantised_names(model)):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
