@@ -13,7 +13,7 @@ Format history:
         tokens; the commit.
     4: the host's and wall time of steps (``short.times.host``, ``wall``, ``enqueue``, ``pass_s``), whether
         the warm-up ended steady, rounds; ``extra_warmup_steps``, ``min_seconds`` and ``rounds`` in
-        ``spec.short``.
+        ``spec.short``, ``quantization`` in ``spec.model``.
 """
 
 from __future__ import annotations

@@ -109,7 +109,9 @@ def test_what_trains_or_changes_the_weights_is_refused(name: str, quantization: 
         model = made()
         quantise_on_meta(model, quantization)
         bits = {"nf4": 4, "int8": 8}[quantization]
-        with pytest.raises(UnsupportedModelError, match=rf"model\.layers\.\d.*_proj\.weight is held in {bits} bits"):
+        with pytest.raises(
+            UnsupportedModelError, match=rf"model\.layers\.\d.*_proj\.weight is held in {bits} bits"
+        ):
             method_of(name, REFUSED[name]).apply(model)
 
 

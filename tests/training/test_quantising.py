@@ -159,7 +159,9 @@ def test_what_may_be_given_bitsandbytes_takes(options: dict[str, Any]) -> None:
     assert check_training(TrainConfig(optimizer="adamw-8bit", optimizer_options=options), "float32") == []
 
 
-def test_where_the_library_is_missing_one_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_library_is_missing_one_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(quantising, "find_spec", lambda name: None)
     (fault,) = check_training(TrainConfig(optimizer="lion-8bit"), "float32")
     assert str(fault) == (
