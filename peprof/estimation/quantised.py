@@ -18,7 +18,7 @@ DOUBLE_BLOCK = 256
 STATE_BLOCK = 256
 """States that share one absolute maximum: bitsandbytes' number; the paper's, and its own before, is 2048."""
 LEAST_STATE_ELEMENTS = 4096
-"""Smaller parameters keep states in 32 bits, and so do bitsandbytes' own embeddings, which nobody uses here."""
+"""Smaller parameters keep states in 32 bits, and so do bitsandbytes' own embeddings."""
 _CODE_BYTES = 256 * 4
 _NF4_CODE_BYTES = 16 * 4
 

@@ -1,7 +1,8 @@
-"""Estimates with weights and states of 4 and 8 bits: against real runs on bitsandbytes, and published sizes."""
+"""Estimates with weights and states of 4 and 8 bits: as bitsandbytes runs them, and as published."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from peprof.estimation.building import known_data
 from peprof.estimation.estimating import estimate_run, memory_key
 from peprof.estimation.quantised import nf4_bytes
 from peprof.results.estimates import Estimate
+from peprof.running import worker
 from peprof.suite.planning import RunSpec
 from peprof.training.quantised_on_meta import FUSED_ROWS, Linear4bitOnMeta, stand_for_kernels
 from tests.estimation.small_models import METHODS, spec_of, write_configs
@@ -156,3 +158,33 @@ def test_the_weights_of_a_layer_are_the_sum_of_the_formula(models: Path) -> None
     saved = sum(4 * size - nf4_bytes(size) for size in sizes)
     frozen = "parameters.frozen"
     assert plain.profile.peak.categories[frozen] - found.profile.peak.categories[frozen] == saved
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_operations_are_those_beside_dense_weights(models: Path, quantization: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    found = []
+    for held, optimizer in ((quantization, "adamw-8bit"), ("none", "adamw")):
+        spec = spec_of(models, "llama-lm", "lora", model__quantization=held, train__optimizer=optimizer)
+        done = worker.run(spec, device_name="cpu", source="a suite", attempt=1, say=lambda event: None)
+        assert done.record.short is not None and done.record.short.work is not None
+        work = done.record.short.work
+        assert not work.uncounted
+        found.append([(phase.phase, phase.flops) for phase in work.phases])
+    assert found[0] == found[1]
+
+
+def test_a_training_in_4_bits_learns_and_is_evaluated_on_the_way(models: Path) -> None:
+    """bitsandbytes lays weights out anew for evaluation on some CPUs, and could then train no more."""
+    pytest.importorskip("bitsandbytes")
+    spec = spec_of(
+        models, "llama", "lora",
+        model__quantization="nf4", train__optimizer="adamw-8bit", train__evaluate_every_steps=2,
+        train__epochs=2, train__learning_rate=1e-2,
+    ).model_copy(update={"phases": ("full",)})  # fmt: skip
+    done = worker.run(spec, device_name="cpu", source="a suite", attempt=1, say=lambda event: None)
+    assert done.record.failure is None, done.record.failure.traceback
+    assert done.history is not None
+    losses, norms = done.history.loss, done.history.gradient_norm
+    assert len(losses) == 16 and all(math.isfinite(loss) for loss in losses)
+    assert len(norms) == 16 and all(0 < norm < math.inf for norm in norms)
