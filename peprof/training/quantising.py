@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -101,8 +102,7 @@ def quantise(model: PreTrainedModel, quantization: Quantization) -> None:
 
 
 def _layer(linear: nn.Linear, quantization: Quantization) -> nn.Linear:
-    import bitsandbytes as bnb
-
+    bnb: Any = import_module("bitsandbytes")
     shape: Any = {
         "input_features": linear.in_features,
         "output_features": linear.out_features,
