@@ -64,8 +64,7 @@ class Packed8bit(nn.Parameter):
 
     def made_dense(self) -> Tensor:
         """As bitsandbytes makes them floating-point numbers again, with their rows' scales."""
-        made = torch.empty_like(self.data, dtype=self.dense_dtype)
-        return made.mul_(self.SCB.unsqueeze(1).mul(1 / 127))
+        return _dense_8bit(self, self.dense_dtype)
 
 
 def packed_4bit(weight: Tensor, *, double: bool) -> Packed4bit:
@@ -226,7 +225,7 @@ class _Product8bit(torch.autograd.Function):
 
 
 def _dense_8bit(weight: Packed8bit, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(weight.data, dtype=dtype).mul_(weight.SCB.unsqueeze(1).mul(1 / 127))
+    return weight.data.to(dtype, copy=True).mul_(weight.SCB.unsqueeze(1).mul(1 / 127))
 
 
 def _rows_in_8bit(rows: Tensor) -> tuple[Tensor, Tensor]:
