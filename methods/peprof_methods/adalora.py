@@ -15,6 +15,7 @@ from peprof_methods.errors import require
 from peprof_methods.linears import AdaptedLinear
 from peprof_methods.low_rank_method import AdaptsTargets, check_alpha
 from peprof_methods.low_rank_products import low_rank_linear
+from peprof_methods.quantised import beside
 
 _FACTORS = ("lora_A", "lora_E", "lora_B")
 
@@ -34,7 +35,7 @@ class AdaLoRALinear(AdaptedLinear):
 
     def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, dropout: float) -> None:
         super().__init__(linear)
-        weight = linear.weight
+        weight = beside(linear.weight)
         self.scale = alpha / (rank + 1e-5)  # the constant is the authors' code's
         self.dropout = dropout
         self.lora_A = nn.Parameter(weight.new_empty(rank, linear.in_features))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from peprof_methods.errors import require
 from peprof_methods.inserted_linear import ACTIVATIONS, Activation, HasBottleneck, InsertedLinear
+from peprof_methods.quantised import beside, product
 from peprof_methods.roles import LinearRole, freeze_backbone, linears_by_role, modules_by_role
 
 
@@ -47,7 +48,7 @@ class AdapterLinear(InsertedLinear):
             (..., out_features)
         """
         # Two dimensions: with more, a linear call returns a view, on which in-place work costs autograd more.
-        rows = F.linear(input.reshape(-1, self.in_features), self.weight, self.bias)
+        rows = product(input.reshape(-1, self.in_features), self.weight, self.bias)
         low = ACTIVATIONS[self.activation](F.linear(rows, self.adapter_D, self.adapter_c))
         result = torch.addmm(rows, low, self.adapter_U.t()).add_(self.adapter_e)
         return result.view(*input.shape[:-1], self.out_features)
@@ -85,7 +86,7 @@ class ParallelDownLinear(InsertedLinear):
         """Apply the layer: (..., in_features) -> (..., out_features). The input is saved for backward."""
         rows = input.reshape(-1, self.in_features)
         self.passed.low = ACTIVATIONS[self.activation](F.linear(rows, self.adapter_D, self.adapter_c))
-        return F.linear(input, self.weight, self.bias)
+        return product(input, self.weight, self.bias)
 
 
 class ParallelUpLinear(InsertedLinear):
@@ -109,7 +110,7 @@ class ParallelUpLinear(InsertedLinear):
         # Taken away before it is used: a recomputing backward may stop at the last tensor that it needs.
         low, self.passed.low = self.passed.low, None
         assert low is not None, "the feed-forward's first layer runs before its last"
-        rows = F.linear(input.reshape(-1, self.in_features), self.weight, self.bias)
+        rows = product(input.reshape(-1, self.in_features), self.weight, self.bias)
         # In place, as nobody needs the layer's own result. Under autocast the linear calls return its dtype,
         # while an in-place product isn't cast.
         rows = rows.addmm_(low.to(rows.dtype), self.adapter_U.to(rows.dtype).t(), alpha=self.scale)
@@ -123,15 +124,15 @@ class ParallelUpLinear(InsertedLinear):
 
 def new_down(linear: nn.Linear, width: int, bottleneck: int) -> tuple[nn.Parameter, nn.Parameter]:
     """A down-projection (bottleneck, width), Kaiming-uniform (sqrt 5), and its bias (bottleneck,), zero."""
-    weight = nn.Parameter(linear.weight.new_empty(bottleneck, width))
+    weight = nn.Parameter(beside(linear.weight).new_empty(bottleneck, width))
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-    return weight, nn.Parameter(linear.weight.new_zeros(bottleneck))
+    return weight, nn.Parameter(beside(linear.weight).new_zeros(bottleneck))
 
 
 def new_up(linear: nn.Linear, bottleneck: int) -> tuple[nn.Parameter, nn.Parameter]:
     """An up-projection (out_features, bottleneck) and its bias (out_features,), both zero."""
     width = linear.out_features
-    zeros = linear.weight.new_zeros
+    zeros = beside(linear.weight).new_zeros
     return nn.Parameter(zeros(width, bottleneck)), nn.Parameter(zeros(width))
 
 

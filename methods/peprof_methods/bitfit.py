@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from peprof_methods.architectures import architecture_of
 from peprof_methods.errors import UnsupportedModelError
+from peprof_methods.quantised import beside
 from peprof_methods.roles import LINEAR_ROLES, backbone, freeze_backbone, modules_by_role
 
 
@@ -78,7 +79,8 @@ def _add_bias(module: nn.Module) -> bool:
         return False
     weight = module.weight
     assert isinstance(weight, Tensor)
-    module.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))
+    rows = module.out_features if isinstance(module, nn.Linear) else weight.shape[0]
+    module.bias = nn.Parameter(beside(weight).new_zeros(rows))
     return True
 
 

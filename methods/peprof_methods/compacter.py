@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from peprof_methods.errors import UnsupportedModelError, require
 from peprof_methods.inserted_linear import ACTIVATIONS, Activation, HasBottleneck, InsertedLinear
+from peprof_methods.quantised import beside, product
 from peprof_methods.roles import checked_roles, freeze_backbone, linears_by_role
 
 Place = Literal["attention.output", "feedforward.down"]
@@ -41,7 +42,7 @@ class CompacterLinear(InsertedLinear):
         self, linear: nn.Linear, rule: nn.Parameter, *, bottleneck: int, rank: int, activation: Activation
     ) -> None:
         super().__init__(linear)
-        width, n, like = linear.out_features, len(rule), linear.weight
+        width, n, like = linear.out_features, len(rule), beside(linear.weight)
         self.activation = activation
         self.rule = rule
         # With A of variance 1/n, elements of P have variance 1/width, those of Q would have 1/bottleneck.
@@ -65,7 +66,7 @@ class CompacterLinear(InsertedLinear):
             (..., out_features)
         """
         n, rank, bottleneck = len(self.rule), self.up_v.shape[1], len(self.down_c)
-        rows = F.linear(input.reshape(-1, self.in_features), self.weight, self.bias)
+        rows = product(input.reshape(-1, self.in_features), self.weight, self.bias)
         blocks = rows.view(-1, self.out_features // n)  # a row for each of the n blocks of each row
 
         first = self.down_s.transpose(0, 1).reshape(-1, n * rank)
@@ -155,7 +156,7 @@ class Compacter(HasBottleneck):
                     f"{name} has {linear.out_features} outputs; expected a multiple of n={self.n}"
                 )
         freeze_backbone(model)
-        like = next(iter(linears.values())).weight
+        like = beside(next(iter(linears.values())).weight)
         rule = _normal(like, self.n, self.n, self.n, variance=1 / self.n)
         for name, linear in linears.items():
             inserted = CompacterLinear(

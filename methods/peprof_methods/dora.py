@@ -8,12 +8,12 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peprof_methods.lora import LoRALinear
 from peprof_methods.low_rank_method import LearnsBFaster
 from peprof_methods.low_rank_products import dropped_rows, row_norms, scaled_low_rank_linear
+from peprof_methods.quantised import dense_dtype, product
 
 
 class DoRALinear(LoRALinear):
@@ -30,7 +30,7 @@ class DoRALinear(LoRALinear):
 
     def __init__(self, linear: nn.Linear, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__(linear, rank=rank, scale=scale, dropout=dropout)
-        self.magnitude = nn.Parameter(self.norms().to(linear.weight.dtype))
+        self.magnitude = nn.Parameter(self.norms().to(dense_dtype(linear.weight)))
 
     def norms(self) -> Tensor:
         """Norms of the rows of W + scale * B A, without a gradient: (out_features,), in float32 at least."""
@@ -57,7 +57,7 @@ class DoRALinear(LoRALinear):
         result: Tensor
         if self.dropout and self.training:
             dropped = dropped_rows(rows, self.dropout)
-            result = F.linear(rows - dropped, self.weight, self.bias).add_(self._adapted(dropped, None))
+            result = product(rows - dropped, self.weight, self.bias).add_(self._adapted(dropped, None))
         else:
             result = self._adapted(rows, self.bias)
         return result.view(*input.shape[:-1], self.out_features)

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from peprof_methods.quantised import refuse_quantised
+
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
@@ -26,5 +28,9 @@ class Full:
 
         Returns:
             The same model.
+
+        Raises:
+            UnsupportedModelError: if weights are held in 4 or 8 bits.
         """
+        refuse_quantised(model.named_parameters(), wanted="trained")
         return model.requires_grad_(True)

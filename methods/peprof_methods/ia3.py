@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peprof_methods.linears import AdaptedLinear, Mergeable, plain_linear
+from peprof_methods.quantised import dense_dtype, product
 from peprof_methods.roles import freeze_backbone, linears_by_role
 
 
@@ -21,7 +21,9 @@ class _ScaledLinear(AdaptedLinear):
 
     def __init__(self, linear: nn.Linear, *, size: int) -> None:
         super().__init__(linear)
-        self.ia3 = nn.Parameter(torch.ones(size, device=linear.weight.device, dtype=linear.weight.dtype))
+        self.ia3 = nn.Parameter(
+            torch.ones(size, device=linear.weight.device, dtype=dense_dtype(linear.weight))
+        )
 
 
 class OutputScaledLinear(_ScaledLinear):
@@ -32,7 +34,7 @@ class OutputScaledLinear(_ScaledLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer: (..., in_features) -> (..., out_features)."""
-        output = F.linear(input, self.weight, self.bias)
+        output = product(input, self.weight, self.bias)
         return output * self.ia3.to(output.dtype)  # or float32 scales would widen autocast's activations
 
     def merged(self) -> nn.Linear:
@@ -50,7 +52,7 @@ class InputScaledLinear(_ScaledLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer: (..., in_features) -> (..., out_features)."""
-        return F.linear(input * self.ia3.to(input.dtype), self.weight, self.bias)
+        return product(input * self.ia3.to(input.dtype), self.weight, self.bias)
 
     def merged(self) -> nn.Linear:
         """A plain layer with W's columns scaled."""

@@ -17,6 +17,7 @@ from peprof_methods.ladder_fusions import AttentionFusion, DynamicFusion, Fusion
 from peprof_methods.ladder_pruning import Pruning, fill, fill_position_bias
 from peprof_methods.ladder_side_layers import heads_of, initialise, new_layer, shrunken_config
 from peprof_methods.ladder_t5 import T5DecoderLadder, T5EncoderLadder
+from peprof_methods.quantised import is_quantised
 from peprof_methods.roles import stack_layers
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class StackPlan:
 
     def ladder(self, method: LadderSideTuning) -> Ladder:
         """Make it, with random weights, of the backbone's dtype and on its device."""
-        like = next(self.layers[0].parameters())
+        like = next(p for p in self.layers[0].parameters() if not is_quantised(p))
         with torch.device(like.device):
             ladder = self._ladder(self._rungs(method))
         for name, child in ladder.named_children():

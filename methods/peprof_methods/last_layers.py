@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from peprof_methods.errors import require
+from peprof_methods.quantised import refuse_quantised
 from peprof_methods.roles import freeze_backbone, layers
 
 
@@ -45,11 +46,14 @@ class LastLayers:
 
         Raises:
             ValueError: if the model has fewer layers than ``count``.
-            UnsupportedModelError: for an unknown architecture.
+            UnsupportedModelError: for an unknown architecture, or if the layers' weights are held in 4 or 8
+                bits.
         """
         found = layers(model)
         require(self.count <= len(found), "count", self.count, f"at most the model's {len(found)} layers")
+        last = found[len(found) - self.count :]
+        refuse_quantised(model.named_parameters(), of=last, wanted="trained")
         freeze_backbone(model)
-        for layer in found[len(found) - self.count :]:
+        for layer in last:
             layer.requires_grad_(True)
         return model

@@ -6,6 +6,8 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
+from peprof_methods.quantised import dense_dtype, is_quantised, keep_scales
+
 
 class SharingLinear(nn.Linear):
     """A linear layer that holds another's parameters under their old names, so that checkpoints still fit.
@@ -16,6 +18,7 @@ class SharingLinear(nn.Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        keep_scales(linear)
         self.weight = linear.weight
         self.bias = linear.bias
 
@@ -30,7 +33,7 @@ class AdaptedLinear(SharingLinear):
     def plain_with(self, weight: Tensor) -> nn.Linear:
         """A plain layer with another weight, in the dtype of the own; it shares the bias."""
         bias = None if self.bias is None else self.bias.detach()
-        return plain_linear(weight.to(self.weight.dtype), bias, training=self.training)
+        return plain_linear(weight.to(dense_dtype(self.weight)), bias, training=self.training)
 
 
 class Mergeable:
@@ -44,8 +47,13 @@ class Mergeable:
 
         Returns:
             The same model, of plain layers only, with the same logits.
+
+        Raises:
+            NotImplementedError: a weight is held in 4 or 8 bits, where no update fits in as it is.
         """
         for name, module in list(model.named_modules()):
+            if isinstance(module, AdaptedLinear) and is_quantised(module.weight):
+                raise NotImplementedError(f"{name} is quantised: nothing can be folded into it without loss")
             if isinstance(module, AdaptedLinear):
                 model.set_submodule(name, module.merged())
         return model

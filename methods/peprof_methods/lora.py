@@ -15,6 +15,7 @@ from peprof_methods.bitfit import BitFit
 from peprof_methods.linears import AdaptedLinear
 from peprof_methods.low_rank_method import LearnsBFaster
 from peprof_methods.low_rank_products import low_rank_linear
+from peprof_methods.quantised import beside
 from peprof_methods.roles import linears_by_role
 
 
@@ -35,8 +36,8 @@ class LoRALinear(AdaptedLinear):
         super().__init__(linear)
         self.scale = scale
         self.dropout = dropout
-        self.lora_A = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
-        self.lora_B = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
+        self.lora_A = nn.Parameter(beside(linear.weight).new_empty(rank, linear.in_features))
+        self.lora_B = nn.Parameter(beside(linear.weight).new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, input: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peprof_methods.autocasting import autocast_is_on, backward_once, dtype_of_product
+from peprof_methods.quantised import dense, dense_dtype, saved_weight, weight_of
 
 
 def low_rank_linear(
@@ -138,6 +139,7 @@ def row_norms(weight: Tensor, a: Tensor, b: Tensor, *, scale: float) -> Tensor:
     Returns:
         (out_features,), in float32 at least.
     """
+    weight = dense(weight, dense_dtype(weight))
     wide = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(weight.device.type, enabled=False) if autocast_is_on(weight) else nullcontext():
         own = torch.linalg.vector_norm(weight, dim=1, dtype=wide).square_()
@@ -169,7 +171,7 @@ class _LowRankLinear(torch.autograd.Function):
         for_rows, for_weight, _, for_a, for_b, *_ = ctx.needs_input_grad
         ctx.save_for_backward(
             rows if for_a or for_weight else None,
-            weight if for_rows else None,
+            saved_weight(ctx, weight, needed=for_rows),
             a if for_rows else None,
             b if for_rows or for_a else None,
             low if for_b else None,
@@ -179,7 +181,8 @@ class _LowRankLinear(torch.autograd.Function):
 
     @backward_once
     def backward(ctx: Any, grad: Tensor) -> Any:
-        rows, weight, a, b, low, kept = ctx.saved_tensors
+        rows, saved, a, b, low, kept = ctx.saved_tensors
+        weight = weight_of(ctx, saved)
         for_rows, for_weight, for_bias, for_a, for_b, *_ = ctx.needs_input_grad
         grad_rows = grad_a = grad_b = None
         if for_rows or for_a:
@@ -213,12 +216,14 @@ class _ScaledLowRankLinear(torch.autograd.Function):
         if bias is not None:
             result.add_(bias.to(rows.dtype))
         ctx.scale = scale
-        ctx.save_for_backward(rows, weight, bias, a, b, factor, low, result)
+        saved = saved_weight(ctx, weight, needed=True)
+        ctx.save_for_backward(rows, saved, bias, a, b, factor, low, result)
         return result
 
     @backward_once
     def backward(ctx: Any, grad: Tensor) -> Any:
-        rows, weight, bias, a, b, factor, low, result = ctx.saved_tensors
+        rows, saved, bias, a, b, factor, low, result = ctx.saved_tensors
+        weight = weight_of(ctx, saved)
         for_rows, for_weight, for_bias, _, for_b, for_factor, _ = ctx.needs_input_grad
         scaled = grad * factor.to(grad.dtype)
         narrow = torch.mm(scaled, b.to(grad.dtype)).mul_(ctx.scale)
@@ -259,12 +264,14 @@ class _VectorsLowRankLinear(torch.autograd.Function):
         result.addmm_(low, (b * inner * outer[:, None]).to(rows.dtype).t())
         ctx.dropout = dropout
         for_weight = ctx.needs_input_grad[1]
-        ctx.save_for_backward(rows if for_weight else None, weight, a, b, inner, outer, low, kept)
+        saved = saved_weight(ctx, weight, needed=True)
+        ctx.save_for_backward(rows if for_weight else None, saved, a, b, inner, outer, low, kept)
         return result
 
     @backward_once
     def backward(ctx: Any, grad: Tensor) -> Any:
-        rows, weight, a, b, inner, outer, low, kept = ctx.saved_tensors
+        rows, saved, a, b, inner, outer, low, kept = ctx.saved_tensors
+        weight = weight_of(ctx, saved)
         for_rows, for_weight, for_bias, *_ = ctx.needs_input_grad
         grad_rows = None
         if for_rows:
@@ -278,7 +285,7 @@ class _VectorsLowRankLinear(torch.autograd.Function):
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
+    return F.linear(rows, dense(weight, rows.dtype), None if bias is None else bias.to(rows.dtype))
 
 
 def _kept(rows: Tensor, dropout: float) -> Tensor | None:
@@ -299,4 +306,4 @@ def _grad_of_rows(grad: Tensor, weight: Tensor, narrow: Tensor, a: Tensor, kept:
     result = torch.mm(narrow, a.to(grad.dtype))
     if kept is not None:
         _dropped(result, kept, out=result)
-    return result.addmm_(grad, weight.to(grad.dtype))
+    return result.addmm_(grad, dense(weight, grad.dtype))

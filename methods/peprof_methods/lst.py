@@ -17,6 +17,7 @@ from peprof_methods.ladder import Ladder
 from peprof_methods.ladder_fusions import FusionName
 from peprof_methods.ladder_plan import StackPlan
 from peprof_methods.ladder_pruning import embedding_columns
+from peprof_methods.quantised import refuse_quantised
 from peprof_methods.roles import freeze_backbone
 
 
@@ -156,6 +157,8 @@ class LadderSideTuning:
 
     def _plans(self, model: PreTrainedModel) -> list[StackPlan]:
         architecture = architecture_of(model)
+        if self.init == "pruned":
+            refuse_quantised(model.named_parameters(), wanted="pruned")
         return [StackPlan.of(self, model, architecture, stack) for stack in architecture.stacks]
 
     def _build(self, model: PreTrainedModel, plans: list[StackPlan]) -> list[Ladder]:

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, get_args
 from torch import nn
 
 from peprof_methods.errors import require
+from peprof_methods.quantised import refuse_quantised
 from peprof_methods.roles import checked_roles, freeze_backbone, lacks, modules_by_role
 
 # A literal type, so that a misspelt role is seen while a suite is read, before torch is imported.
@@ -73,7 +74,8 @@ class SomeParameters:
 
         Raises:
             ValueError: if a pattern matches no parameter.
-            UnsupportedModelError: for an unknown architecture, or one that has none of the roles.
+            UnsupportedModelError: for an unknown architecture, one that has none of the roles, or if a chosen
+                weight is held in 4 or 8 bits.
         """
         roles = self.roles or (() if self.patterns else ATTENTION)
         modules = modules_by_role(model, roles) if roles else {}
@@ -87,6 +89,9 @@ class SomeParameters:
             if not matching:
                 raise ValueError(_no_match(pattern, list(parameters), type(model).__name__))
             chosen += matching
+        ids = {id(parameter) for parameter in chosen}
+        named = ((name, p) for name, p in parameters.items() if id(p) in ids)
+        refuse_quantised(named, wanted="trained")
         freeze_backbone(model)
         for parameter in chosen:
             parameter.requires_grad_(True)

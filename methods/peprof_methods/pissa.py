@@ -15,6 +15,7 @@ from peprof_methods.linears import AdaptedLinear
 from peprof_methods.lora import LoRALinear
 from peprof_methods.low_rank_method import HasRank, check_alpha, check_sides
 from peprof_methods.low_rank_products import low_rank_linear
+from peprof_methods.quantised import refuse_quantised
 
 
 def top_triplets(weight: Tensor, rank: int, iterations: int | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,6 +146,12 @@ class StartsAtTriplets(HasRank):
         iterations = self.svd_iterations
         require(iterations is None or iterations >= 0, "svd_iterations", iterations, "at least 0, or none")
 
+    def check_targets(self, linears: Mapping[str, nn.Linear]) -> None:
+        """Raises ValueError if a weight can't have this rank, or can't have anything taken out of it."""
+        check_sides(self.rank, linears)
+        named = ((f"{name}.weight", linear.weight) for name, linear in linears.items())
+        refuse_quantised(named, wanted="changed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PiSSA(StartsAtTriplets):
@@ -171,7 +178,7 @@ class PiSSA(StartsAtTriplets):
 
     def maker(self, linears: Mapping[str, nn.Linear]) -> Callable[[nn.Linear], PiSSALinear]:
         """See ``AdaptsTargets``."""
-        check_sides(self.rank, linears)
+        self.check_targets(linears)
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
         return partial(
             PiSSALinear, rank=self.rank, scale=scale, dropout=self.dropout, iterations=self.svd_iterations
@@ -193,5 +200,5 @@ class SiVA(StartsAtTriplets):
 
     def maker(self, linears: Mapping[str, nn.Linear]) -> Callable[[nn.Linear], SiVALinear]:
         """See ``AdaptsTargets``."""
-        check_sides(self.rank, linears)
+        self.check_targets(linears)
         return partial(SiVALinear, rank=self.rank, dropout=self.dropout, iterations=self.svd_iterations)

@@ -19,6 +19,7 @@ from peprof_methods.prefix_attention import (
     shift_positions,
     use_prefix,
 )
+from peprof_methods.quantised import beside
 from peprof_methods.roles import freeze_backbone, linears_by_role, stack_layers
 
 
@@ -87,7 +88,7 @@ class PrefixTuning:
         freeze_backbone(model)
         shared = nn.ModuleDict()
         for kind, attention, keys in attentions:
-            like = next(attention.parameters())
+            like = beside(next(attention.parameters()))
             with torch.device(like.device):
                 if kind not in shared:
                     shared[kind] = nn.Sequential(
@@ -128,7 +129,7 @@ class PTuningV2:
         attentions = list(_attentions(model, encoder=self.encoder))
         freeze_backbone(model)
         for _, attention, keys in attentions:
-            prefix = Prefix(next(attention.parameters()).new_empty(self.tokens, keys))
+            prefix = Prefix(beside(next(attention.parameters())).new_empty(self.tokens, keys))
             use_prefix(attention, prefix.train(model.training))
         shift_positions(model, self.tokens)
         return model

@@ -9,6 +9,8 @@ from torch import nn
 
 from peprof_methods.architectures import Architecture, Stack, architecture_of, has_module, join
 from peprof_methods.errors import UnknownRoleError, UnsupportedModelError
+from peprof_methods.linears import SharingLinear
+from peprof_methods.quantised import holds_quantised
 
 # A literal type, so that a misspelt target is seen while a suite is read, before torch is imported.
 LinearRole = Literal[
@@ -138,21 +140,27 @@ def _all_names(model: nn.Module, architecture: Architecture, roles: Sequence[str
 
 
 def linears_by_role(model: nn.Module, roles: Iterable[str]) -> dict[str, nn.Linear]:
-    """As ``modules_by_role``, but every module found must be a plain ``nn.Linear``.
+    """As ``modules_by_role``, but every module found must be a plain ``nn.Linear``, or one whose weight is
+    held in 4 or 8 bits.
 
     Raises:
-        UnsupportedModelError: if one is something else (an adapter that was applied before, a quantised
-            layer), if two of them share a weight, or if the architecture has none of the roles.
+        UnsupportedModelError: if one is something else (an adapter that was applied before), if two of them
+            share a weight, or if the architecture has none of the roles.
     """
     wanted = tuple(roles)
     linears: dict[str, nn.Linear] = {}
     for name, module in modules_by_role(model, wanted).items():
         # Exactly nn.Linear: a subclass has a forward of its own, which a replacement would silently drop.
-        if type(module) is not nn.Linear:
+        # Those of quantised weights make them dense, and so does what replaces them.
+        plain = type(module) is nn.Linear or (
+            holds_quantised(module) and not isinstance(module, SharingLinear)
+        )
+        if not plain:
             kind = type(module).__name__
             raise UnsupportedModelError(
                 f"{name} is of type {kind}: expected torch.nn.Linear, in {_UNCHANGED}"
             )
+        assert isinstance(module, nn.Linear)
         linears[name] = module
     if not linears:
         raise lacks(model, wanted, known=LINEAR_ROLES)

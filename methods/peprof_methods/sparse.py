@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from peprof_methods.errors import require
 from peprof_methods.fisher import empirical_fisher
 from peprof_methods.linears import Mergeable
+from peprof_methods.quantised import refuse_quantised
 from peprof_methods.roles import LINEAR_ROLES, LinearRole, checked_roles, freeze_backbone, linears_by_role
 from peprof_methods.selected_linear import SelectedLinear
 
@@ -95,7 +96,7 @@ class SelectedEntries(Mergeable):
             ValueError: if the targets have fewer entries than ``count``.
             UnsupportedModelError: for an unknown architecture, or a target that isn't a plain linear layer.
         """
-        linears = linears_by_role(model, self.targets)
+        linears = self._linears(model)
         return _put(model, linears, self._places({n: linear.weight for n, linear in linears.items()}, {}))
 
     def apply_with_data(self, model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> nn.Module:
@@ -111,7 +112,7 @@ class SelectedEntries(Mergeable):
         """
         if self.select != "fisher":
             return self.apply(model)
-        linears = linears_by_role(model, self.targets)
+        linears = self._linears(model)
         weights = {name: linear.weight for name, linear in linears.items()}
         self._total(weights)  # what is refused is refused before anything is computed
         scores = empirical_fisher(model, weights, batches, examples=self.examples)
@@ -128,7 +129,7 @@ class SelectedEntries(Mergeable):
             ValueError: if a matrix that has entries in it is none of the targets.
             UnsupportedModelError: as ``apply``.
         """
-        linears = linears_by_role(model, self.targets)
+        linears = self._linears(model)
         end = ".selected_indices"
         places = {name.removesuffix(end): tensor for name, tensor in state.items() if name.endswith(end)}
         for name in places.keys() - linears.keys():
@@ -151,6 +152,12 @@ class SelectedEntries(Mergeable):
             if isinstance(module, SelectedLinear)
         }
         return trained | places
+
+    def _linears(self, model: nn.Module) -> dict[str, nn.Linear]:
+        linears = linears_by_role(model, self.targets)
+        named = ((f"{name}.weight", linear.weight) for name, linear in linears.items())
+        refuse_quantised(named, wanted="trained entry by entry")
+        return linears
 
     def _total(self, weights: Mapping[str, Tensor]) -> int:
         """How many entries are trained."""

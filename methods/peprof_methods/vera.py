@@ -15,6 +15,7 @@ from peprof_methods.errors import require
 from peprof_methods.linears import AdaptedLinear
 from peprof_methods.low_rank_method import HasRank
 from peprof_methods.low_rank_products import vectors_low_rank_linear
+from peprof_methods.quantised import beside
 
 
 class Projections(nn.Module):
@@ -61,8 +62,8 @@ class VeRALinear(AdaptedLinear):
         super().__init__(linear)
         self.dropout = dropout
         self.projections = projections
-        self.vera_d = nn.Parameter(linear.weight.new_full((projections.A.shape[0],), inner_start))
-        self.vera_b = nn.Parameter(linear.weight.new_zeros(linear.out_features))
+        self.vera_d = nn.Parameter(beside(linear.weight).new_full((projections.A.shape[0],), inner_start))
+        self.vera_b = nn.Parameter(beside(linear.weight).new_zeros(linear.out_features))
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer: (..., in_features) -> (..., out_features)."""
@@ -118,7 +119,7 @@ class VeRA(HasRank):
     def maker(self, linears: Mapping[str, nn.Linear]) -> Callable[[nn.Linear], VeRALinear]:
         """See ``AdaptsTargets``."""
         shared = Projections(
-            next(iter(linears.values())).weight,
+            beside(next(iter(linears.values())).weight),
             rank=self.rank,
             inputs=max(linear.in_features for linear in linears.values()),
             outputs=max(linear.out_features for linear in linears.values()),

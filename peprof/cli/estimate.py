@@ -21,6 +21,7 @@ TRAINED_DATA = {"name": "peprof/reviews", "train_rows": 512, "validation_rows": 
 """Rows are taken again where a batch has more; nothing is validated."""
 FORMATS = ("table", "json", "csv", "markdown")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("nf4", "nf4-single", "int8")
 TASKS = ("classification", "regression", "text-to-text", "language-modelling")
 
 
@@ -32,6 +33,9 @@ def named_by_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch", type=click.IntRange(min=1), help="Examples a step.  [default: 8]"),
         click.option("--length", type=click.IntRange(min=4), help="Tokens an example.  [default: 512]"),
         click.option("--dtype", type=click.Choice(DTYPES), help="Of the parameters.  [default: float32]"),
+        click.option(
+            "--quantization", type=click.Choice(QUANTIZATIONS), help="Of linear layers.  [default: none]"
+        ),
         click.option("--task", type=click.Choice(TASKS), help="[default: what the model is mostly used for]"),
         click.option("--checkpointing", is_flag=True, help="With gradient checkpointing."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As in a suite."),
@@ -84,6 +88,7 @@ def estimate(
     \b
     Examples:
       peprof estimate --model Llama-3.1-8B --method lora --batch 4 --length 2048 --dtype bfloat16
+      peprof estimate --model Llama-3.1-8B --method lora --quantization nf4 --dtype bfloat16 --batch 1
       peprof estimate suites/sst2.toml --set train.batch_size=64
       peprof estimate --model roberta-large --breakdown lora
       peprof estimate --model bert-base --method full --method lora --plot bert.svg
@@ -146,7 +151,7 @@ def loaded_suite(
             tables["model"]["weights"] = "random"
             tables["data"] |= TRAINED_DATA
         return suite_of_tables(tables, name=COMMAND_LINE, overrides=named["overrides"])
-    for option in ("task", "dtype", "batch", "length", "checkpointing"):
+    for option in ("task", "dtype", "quantization", "batch", "length", "checkpointing"):
         if named[option]:
             raise UsageError(
                 f"--{option} goes with --model; a suite says it itself",
@@ -170,7 +175,11 @@ def _tables(named: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "estimate",
         "phases": ["short"],
-        "model": {"name": named["model"], "dtype": named["dtype"] or "float32"},
+        "model": {
+            "name": named["model"],
+            "dtype": named["dtype"] or "float32",
+            "quantization": named["quantization"] or "none",
+        },
         "data": data,
         "train": {"batch_size": named["batch"] or 8},
         "methods": [{"name": name, **checkpointing} for name in methods],

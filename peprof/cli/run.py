@@ -71,7 +71,8 @@ def run(
     """Measure every method of SUITE and show the leaderboard.
 
     SUITE is a TOML file, or the name of one that comes with peprof: quickstart, sst2, sst2-minilm,
-    sst2-minilm-seeds, sst2-t5, glue, every-method, lst-table1, klst-table, billions, billions-t5.
+    sst2-minilm-seeds, sst2-t5, glue, every-method, lst-table1, klst-table, billions, billions-t5,
+    billions-nf4.
 
     Each run is done in a fresh process and recorded when it ends, whatever happens to it. Interrupted, the
     same command goes on where it stopped.

@@ -29,6 +29,7 @@ from peprof.training.embedded.pretraining import make_tokenizer
 from peprof.training.embedded.tiny import RECIPE
 from peprof.training.geometries import GEOMETRIES, geometry_name, near_geometry
 from peprof.training.protocols import LearnsFromData
+from peprof.training.quantised_on_meta import FUSED_ROWS, stand_for_kernels
 from peprof.training.sources import EMBEDDED_MODEL, data_needs_hub, model_needs_hub
 from peprof.training.step import ClassifierStep
 from peprof.training.tasks import start_decoding
@@ -125,6 +126,8 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
     assumptions = list(data.assumptions)
     if isinstance(method, LearnsFromData) and method.examples_needed():
         assumptions.append("entries spread evenly, as which ones are chosen depends on the data")
+    assumptions += _of_kernels(spec, kind)
+    stand_for_kernels(model, kind)
     with torch.device("meta"):
         applied = apply_method(method, model, None)
         steps = planned_steps(spec.train, data.rows)
@@ -139,6 +142,21 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
         architecture=architecture,
         assumptions=tuple(assumptions),
     )
+
+
+def _of_kernels(spec: RunSpec, kind: Kind) -> list[str]:
+    """What is supposed of bitsandbytes' kernels, in words."""
+    if spec.model.quantization is None or kind == "cpu":
+        return []
+    if spec.model.quantization == "int8":
+        return ["inputs of 8-bit layers without outliers, as their number depends on the data"]
+    rows = spec.train.batch_size // spec.train.gradient_accumulation_steps * spec.data.max_length
+    if rows > FUSED_ROWS:
+        return []
+    return [
+        f"each 4-bit layer makes its weight dense in forward, though for up to {FUSED_ROWS:,} rows a GPU may "
+        "have a kernel that needn't"
+    ]
 
 
 def _model(spec: RunSpec, data: KnownData, source: str) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """Bytes of weights in 4 and 8 bits, of optimizers' states, and of what an optimizer's step needs meanwhile.
 
-Sums by formula, for what can't be run without the device: bitsandbytes' types have no ``meta`` form. NF4 and
+Sums by formula: what the stand-ins for bitsandbytes' layers and optimizers on ``meta``, and bitsandbytes' own
+on a device, are held to (``peprof.training.quantised_on_meta``, ``optimizers_on_meta``). NF4 and
 double quantisation are those of QLoRA (Dettmers et al. 2023, arXiv:2305.14314), states in 8 bits those of
 8-bit optimizers (Dettmers et al. 2021, arXiv:2110.02861), both with the block sizes of bitsandbytes.
 """
@@ -17,7 +18,7 @@ DOUBLE_BLOCK = 256
 STATE_BLOCK = 256
 """States that share one absolute maximum: bitsandbytes' number; the paper's, and its own before, is 2048."""
 LEAST_STATE_ELEMENTS = 4096
-"""Smaller parameters keep states in 32 bits, and so do embeddings by default."""
+"""Smaller parameters keep states in 32 bits, and so do bitsandbytes' own embeddings."""
 _CODE_BYTES = 256 * 4
 _NF4_CODE_BYTES = 16 * 4
 

@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from peprof.profiler.book import Book, Label
 from peprof.profiler.errors import ProfileError
+from peprof.profiler.quantised import parts_of_quantised
 from peprof.profiler.saving import tensors_shown_by
 from peprof.profiler.storages import PLAIN, storages_of
 
@@ -39,6 +40,8 @@ class Belongings:
         for name, parameter in parameters:
             self.parameter_names.setdefault(id(parameter), name)
             label(parameter, f"parameters.{'trainable' if parameter.requires_grad else 'frozen'}", name)
+        for name, part in parts_of_quantised(self._model):
+            label(part, "parameters.frozen", name)
         for name, buffer in self._model.named_buffers():
             label(buffer, "buffers", name)
         for name, parameter in parameters:

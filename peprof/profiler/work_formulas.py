@@ -24,18 +24,26 @@ def flops_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: A
         args, kwargs: what it was called with.
         out: what it returned.
     """
-    formula = _FORMULAS.get(_family(func))
+    formula = _formula_of(func)
     return None if formula is None else int(formula(*args, **kwargs, out_val=out))
 
 
 def has_formula(func: Any) -> bool:
     """Whether ``flops_of`` knows the operator."""
-    return _family(func) in _FORMULAS
+    return _formula_of(func) is not None
 
 
 def name_of(func: Any) -> str:
     """``aten.mm``; higher-order operators have names of their own."""
     return operator_name(func) if isinstance(func, torch._ops.OpOverload) else str(func)
+
+
+@cache
+def _formula_of(func: Any) -> Callable[..., int] | None:
+    found = _FORMULAS.get(_family(func))
+    if found is None and isinstance(func, torch._ops.OpOverload):
+        return _OF_LIBRARIES.get(func._schema.name)
+    return found
 
 
 def _family(func: Any) -> Any:
@@ -91,6 +99,17 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     aten._scaled_dot_product_fused_attention_overrideable: _attention,
     aten._scaled_dot_product_fused_attention_overrideable_backward: _attention_backward,
+}
+# By name, as they exist once their library is imported. Weights are made dense, and states of 8 bits stepped,
+# element by element.
+_OF_LIBRARIES: dict[str, Callable[..., int]] = {
+    "bitsandbytes::gemm_4bit": lambda rows, _packed, shape, *_, **__: 2 * rows.numel() * shape[0],
+    "bitsandbytes::int8_scaled_mm": lambda rows, weight, *_, **__: 2 * rows.numel() * weight.shape[0],
+    "bitsandbytes::int8_mixed_scaled_mm": lambda rows, _, weight, *__, **___: (
+        2 * rows.numel() * weight.shape[0]
+    ),
+    "bitsandbytes::dequantize_4bit": lambda *_, **__: 0,
+    "bitsandbytes::optimizer_update_8bit_blockwise": lambda *_, **__: 0,
 }
 if hasattr(aten, "_foreach_mm"):  # of later versions of torch
     _FORMULAS[aten._foreach_mm] = _products

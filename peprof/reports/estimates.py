@@ -21,6 +21,10 @@ EXACT_NOTE = (
     "Exact: the bytes of all tensors, as the ledger counts them in a step without data on {kind} operators. "
     "Not in it: what an allocator rounds up and keeps, libraries' workspaces, the device's context."
 )
+FORMULA_NOTE = (
+    "Except what bitsandbytes allocates for weights and optimizer states of 4 and 8 bits: by formula, from "
+    "its source."
+)
 DEVICE_NOTE = (
     "Reserved: simulated, what the caching allocator would hold, libraries' workspaces included. Device: "
     "with a context as seen elsewhere, an assumption."
@@ -61,9 +65,17 @@ def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
         for text in _published_notes(group):
             say(console, text, "dim")
     console.print()
-    say(console, EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)), "dim")
+    say(console, _standing(estimates), "dim")
     if any(found.device_bytes is not None for found in estimates):
         say(console, DEVICE_NOTE, "dim")
+
+
+def _standing(estimates: Sequence[Estimate]) -> str:
+    """What the figures are, in words."""
+    notes = [EXACT_NOTE.format(kind=_kind_words(estimates[0].kind))]
+    if any(found.profile is not None and not found.exact for found in estimates):
+        notes.append(FORMULA_NOTE)
+    return " ".join(notes)
 
 
 def _heads(group: Sequence[Estimate]) -> tuple[str, ...]:
@@ -90,7 +102,10 @@ def circumstances(spec: RunSpec, *, batch: bool = True) -> str:
     """
     train = spec.train
     parts = [f"batch {train.batch_size}"] if batch else []
-    parts += [f"length {spec.data.max_length}", spec.model.dtype, spec.data.task]
+    parts += [f"length {spec.data.max_length}", spec.model.dtype]
+    if spec.model.quantization is not None:
+        parts.append(f"weights in {spec.model.quantization}")
+    parts.append(spec.data.task)
     if train.gradient_accumulation_steps > 1:
         parts.append(f"in {train.gradient_accumulation_steps} parts")
     if train.autocast is not None:
@@ -199,7 +214,7 @@ def estimates_as_markdown(estimates: Sequence[Estimate]) -> str:
         parts.append("")
         parts += [f"{found.label}: {found.problem}\n" for found in group if found.problem is not None]
         parts += [f"{text}\n" for text in (*_assumptions(group), *_published_notes(group))]
-    parts.append(EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)))
+    parts.append(_standing(estimates))
     return "\n".join(parts)
 
 
@@ -217,9 +232,10 @@ def _plain_row(found: Estimate, full: int | None) -> dict[str, Any]:
         "batch_size": spec.train.batch_size,
         "max_length": spec.data.max_length,
         "dtype": spec.model.dtype,
+        "quantization": spec.model.quantization,
         "task": spec.data.task,
         "operators": found.kind,
-        "label": "exact",
+        "label": "exact" if found.exact else "by formula",
         "peak_bytes": found.peak_bytes,
         "peak_phase": profile.peak.phase if profile else None,
     }

@@ -41,7 +41,7 @@ def print_fits(console: Console, found: Sequence[Fits]) -> None:
     tables: dict[str, list[Fits]] = {}
     for fits in found:
         spec = any_of(fits).estimate.spec
-        tables.setdefault(f"{spec.model.name} {spec.data.task}", []).append(fits)
+        tables.setdefault(f"{spec.model.name} {spec.model.quantization} {spec.data.task}", []).append(fits)
     memory = human_bytes(any_of(found[0]).memory_bytes)
     for group in tables.values():
         first = any_of(group[0]).estimate
@@ -117,6 +117,13 @@ def remedy(fits: Fits, group: Sequence[Fits]) -> str | None:
     return None
 
 
+def _label(estimate: Estimate) -> str:
+    """What the figures are."""
+    if estimate.reserved_bytes is not None:
+        return "simulated"
+    return "exact" if estimate.exact else "by formula"
+
+
 def _need_of(estimate: Estimate | None) -> int | None:
     if estimate is None:
         return None
@@ -129,12 +136,13 @@ def plain_rows(found: Sequence[Fits]) -> list[dict[str, Any]]:
         {
             "method": fit.estimate.label,
             "model": fit.estimate.spec.model.name,
+            "quantization": fit.estimate.spec.model.quantization,
             "dimension": fit.dimension,
             "memory_bytes": fit.memory_bytes,
             "largest": fit.largest,
             "need_bytes": fit.need_bytes,
             "beyond_bytes": _need_of(fit.beyond),
-            "label": "exact" if fit.estimate.reserved_bytes is None else "simulated",
+            "label": _label(fit.estimate),
             "limited_by_the_model": fit.at_cap,
             "bound_by": fit.bound_by,
             "checkpointed": fit.checkpointed,

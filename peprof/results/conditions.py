@@ -32,7 +32,7 @@ def asked_conditions(spec: RunSpec) -> dict[str, str]:
     asked = {
         "model": f"{model.name}@{model.revision}" if model.revision else model.name,
         "weights": model.weights,
-        "dtype": f"{model.dtype}, autocast to {train.autocast}" if train.autocast else model.dtype,
+        "dtype": _dtype(spec),
         "attention": model.attention,
         _NAME: _data_name(spec),
         "batch size": _batch_size(train),
@@ -47,6 +47,16 @@ def asked_conditions(spec: RunSpec) -> dict[str, str]:
         asked["training"] = _training(spec)
         asked["schedule"] = f"{train.schedule}, {train.warmup_fraction:g} warm-up"
     return asked
+
+
+def _dtype(spec: RunSpec) -> str:
+    cast, held = spec.train.autocast, spec.model.quantization
+    parts = [
+        spec.model.dtype,
+        f"autocast to {cast}" if cast else None,
+        f"weights in {held}" if held else None,
+    ]
+    return ", ".join(part for part in parts if part is not None)
 
 
 def _batch_size(train: TrainConfig) -> str:

@@ -85,6 +85,11 @@ class Estimate:
         return self.spec.method.label
 
     @property
+    def exact(self) -> bool:
+        """Whether every byte was counted; not where bitsandbytes' own are known by its source alone."""
+        return self.spec.model.quantization is None and not self.spec.train.optimizer.endswith("-8bit")
+
+    @property
     def peak_bytes(self) -> int | None:
         """Live bytes at the step's highest moment."""
         return self.profile.peak_bytes if self.profile is not None else None

@@ -87,6 +87,7 @@ def _asked(record: RunRecord) -> dict[str, Any]:
         "model": model.name,
         "weights": model.weights,
         "dtype": model.dtype,
+        "quantization": model.quantization,
         "attention": model.attention,
         "data": data.name or data.path,
         "subset": data.subset,

@@ -251,6 +251,7 @@ FRAME_COLUMNS: Mapping[str, FrameColumn] = MappingProxyType(
             _column("model", "text", "hub id, directory or geometry"),
             _column("weights", "text", "pretrained or random"),
             _column("dtype", "text", "of the parameters"),
+            _column("quantization", "text", "in what linear layers hold their weights"),
             _column("autocast", "text", "type of the operations that bear it"),
             _column("attention", "text", "attention kernel"),
             _column("architecture", "text", "the model's class"),

@@ -15,7 +15,7 @@ Format history:
         the warm-up ended steady, rounds; ``extra_warmup_steps``, ``min_seconds`` and ``rounds`` in
         ``spec.short``.
     5: what a step's memory was computed to be without running it (``estimate``); ``estimate`` in
-        ``spec.short``.
+        ``spec.short``, ``quantization`` in ``spec.model``.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def run_inference_pass(
     """
     say(Progress(phase="short: inference", step=0, total=1))
     generates = spec.data.task in ("text-to-text", "language-modelling")
-    merge = getattr(in_use.method, "merge", None)
+    # Nothing can be folded into weights of 4 or 8 bits as it is.
+    merge = getattr(in_use.method, "merge", None) if spec.model.quantization is None else None
     try:
         found = measure_inference(
             model,

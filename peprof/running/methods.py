@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from peprof_methods.errors import UnsupportedModelError
+from peprof_methods.quantised import elements
 from peprof_methods.roles import head_parameters
 from torch import nn
 from transformers import PreTrainedModel
@@ -69,7 +70,7 @@ def apply_method(
     head = {id(parameter): parameter for parameter in _head(model)}
     backbone = {id(p): p for p in model.parameters() if id(p) not in head}
     modules = dict(model.named_modules())  # kept, so that no id is given again
-    size_of_backbone = sum(p.numel() for p in backbone.values())
+    size_of_backbone = sum(elements(p) for p in backbone.values())
     if batches is not None and isinstance(method, LearnsFromData) and method.examples_needed():
         applied = method.apply_with_data(model, batches)
     else:

@@ -89,6 +89,7 @@ NOT_DECIDING = ("seeds", "target", "checkpoint_every_seconds", "save_adapter")
 """Keys of ``train`` that change no result: other runs' seeds, what is kept of a run, what is said of it."""
 
 _LATER_KEYS: dict[str, tuple[str, ...]] = {
+    "model": ("quantization",),
     "data": ("task", *TEXT_TO_TEXT_KEYS, "metrics"),
     "train": (
         "group_by_length", "optimizer_options", "gradient_accumulation_steps", "autocast", "max_seconds",

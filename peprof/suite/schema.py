@@ -22,7 +22,10 @@ from peprof.suite.metrics import DEFAULT_METRICS, METRICS, Task
 
 Phase = Literal["short", "full"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-OptimizerName = Literal["adamw", "adam", "nadam", "radam", "adagrad", "adafactor", "rmsprop", "sgd"]
+Quantization = Literal["nf4", "nf4-single", "int8"]
+OptimizerName = Literal[
+    "adamw", "adam", "nadam", "radam", "adagrad", "adafactor", "rmsprop", "sgd", "adamw-8bit", "lion-8bit"
+]
 ScheduleName = Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt"]
 # Labels become parts of directory names, which most file systems limit to 255 bytes.
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@=,-]*$", max_length=120)]
@@ -64,6 +67,10 @@ class ModelConfig(Part):
         dtype: of parameters and activations.
         attention: the attention kernel, as transformers names it.
         revision: a hub revision.
+        quantization: in what the backbone's linear layers hold their weights, by bitsandbytes: ``nf4`` (4
+            bits as in QLoRA, whose scales are quantised as well), ``nf4-single`` (whose scales are not),
+            ``int8`` (LLM.int8()), or ``none``. Output layer and head stay as they are; products are in
+            ``dtype``.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -71,6 +78,7 @@ class ModelConfig(Part):
     dtype: Dtype = "float32"
     attention: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
     revision: str | None = None
+    quantization: Annotated[Quantization | None, BeforeValidator(none_word)] = None
 
 
 TEXT_TO_TEXT_KEYS = ("prefix", "verbalizers", "max_target_length")
@@ -176,7 +184,7 @@ class TrainConfig(Part):
         max_steps: stop after so many steps; ``None`` for no such limit.
         learning_rate: (*) peak learning rate.
         weight_decay: (*) decoupled weight decay.
-        optimizer: by name.
+        optimizer: by name; ``adamw-8bit`` and ``lion-8bit`` are bitsandbytes', with states in 8 bits.
         optimizer_options: what else the optimizer takes, ``{betas = [0.9, 0.98]}``.
         schedule: of the learning rate after the warm-up.
         warmup_fraction: share of all steps in which the learning rate rises linearly.

@@ -27,6 +27,7 @@ from peprof.suite.schema import ModelConfig
 from peprof.training.embedded import tiny
 from peprof.training.geometries import geometry_name, known_config, untie_output
 from peprof.training.made_tokenizer import make_tokenizer
+from peprof.training.quantising import quantise, quantise_on_meta
 from peprof.training.sources import EMBEDDED_MODEL, WEIGHT_FILES, model_needs_hub
 from peprof.training.tasks import WANTED_MODELS, auto_class, check_architecture, start_decoding, task_options
 
@@ -72,6 +73,8 @@ def load_backbone(
         model, tokenizer = tiny.load_tiny(
             num_labels=num_labels, progress=progress, attention=config.attention, dtype=dtype
         )
+        if config.quantization is not None:
+            quantise(model, config.quantization)
         return Backbone(model=model, tokenizer=tokenizer, facts=_facts(model, "embedded", synthetic=True))
     with _as_fault(config, source, task):
         if config.weights == "random":
@@ -88,6 +91,8 @@ def load_backbone(
         start_decoding(model)
         if getattr(model.config, "use_cache", False):
             model.config.use_cache = False  # nobody would read what it keeps of each layer
+        if config.quantization is not None:
+            quantise(model, config.quantization)
         tokenizer, origin = _tokenizer(config, model.config, texts, words)
     return Backbone(
         model=model, tokenizer=tokenizer, facts=_facts(model, origin, synthetic=config.weights == "random")
@@ -147,7 +152,8 @@ def check_model(
         task: what the model is for.
 
     Returns:
-        The model on ``meta``, to try methods on; ``None`` when it has yet to be fetched.
+        The model on ``meta``, quantised where that is asked for, to try methods on; ``None`` when it has yet
+        to be fetched.
 
     Raises:
         SuiteError: files are missing, the model is of a kind that can't do the task, the kernel isn't there,
@@ -168,6 +174,8 @@ def check_model(
                 AutoTokenizer.from_pretrained(directory)
     with _as_fault(config, source, task), torch.device("meta"):
         model = _random(config, num_labels=num_labels, dtype=getattr(torch, config.dtype), task=task)
+    if config.quantization is not None:
+        quantise_on_meta(model, config.quantization)
     longest = positions(model.config)
     if longest is not None and max_length > longest:
         problem = f"{max_length} tokens are more than '{config.name}' has positions for"

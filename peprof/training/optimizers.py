@@ -14,6 +14,8 @@ from transformers import get_scheduler
 
 from peprof.errors import Fault
 from peprof.suite.schema import Dtype, OptimizerName, ScheduleName, TrainConfig
+from peprof.training.optimizers_on_meta import AdamW8bitOnMeta, Lion8bitOnMeta
+from peprof.training.quantising import missing_library
 
 OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -27,6 +29,13 @@ OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
 }
 """torch's own, with its defaults. ``weight_decay`` is decoupled in ``adamw`` and ``adafactor``; in the others
 it is added to the gradient, unless they have an option ``decoupled_weight_decay`` and it is true."""
+
+EIGHT_BIT: dict[OptimizerName, tuple[type[torch.optim.Optimizer], str]] = {
+    "adamw-8bit": (AdamW8bitOnMeta, "AdamW8bit"),
+    "lion-8bit": (Lion8bitOnMeta, "Lion8bit"),
+}
+"""bitsandbytes' with states in 8 bits, decoupled weight decay and its defaults: what stands for each on
+``meta`` and has the options that may be given, and its name there. Trained embeddings' are in 8 bits too."""
 
 SCHEDULES: dict[ScheduleName, str] = {
     "linear": "linear",
@@ -61,11 +70,24 @@ def make_optimizer(config: TrainConfig, groups: Iterable[dict[str, Any]]) -> tor
     Raises:
         TypeError, ValueError, RuntimeError: its options are wrong; ``check_training`` tells before.
     """
-    kind: Any = OPTIMIZERS[config.optimizer]
+    groups = list(groups)
+    kind: Any = _kind(config.optimizer, without_data=groups[0]["params"][0].is_meta)
     made: torch.optim.Optimizer = kind(
         groups, lr=config.learning_rate, weight_decay=config.weight_decay, **config.optimizer_options
     )
     return made
+
+
+def _kind(name: OptimizerName, *, without_data: bool) -> type[torch.optim.Optimizer]:
+    if name not in EIGHT_BIT:
+        return OPTIMIZERS[name]
+    stands_for, real = EIGHT_BIT[name]
+    if without_data:
+        return stands_for
+    import bitsandbytes
+
+    kind: type[torch.optim.Optimizer] = getattr(bitsandbytes.optim, real)
+    return kind
 
 
 def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
@@ -87,6 +109,9 @@ def check_training(config: TrainConfig, dtype: Dtype) -> list[Fault]:
         dtype: of the model's parameters.
     """
     faults = _unknown_options(config)
+    if config.optimizer in EIGHT_BIT:
+        missing = missing_library("train.optimizer", f"'{config.optimizer}'")
+        faults += [missing] if missing is not None else []
     if not faults:
         try:
             make_optimizer(config, [{"params": [nn.Parameter(torch.zeros(2, 2))]}])
@@ -106,7 +131,7 @@ def check_training(config: TrainConfig, dtype: Dtype) -> list[Fault]:
 def _unknown_options(config: TrainConfig) -> list[Fault]:
     known = [
         name
-        for name in inspect.signature(OPTIMIZERS[config.optimizer].__init__).parameters
+        for name in inspect.signature(_kind(config.optimizer, without_data=True).__init__).parameters
         if name not in _NO_OPTIONS
     ]
     faults: list[Fault] = []

@@ -151,6 +151,24 @@ def test_what_cant_be_told_without_data_is_a_row_that_says_so(models: Path) -> N
     assert row["peak_bytes"] is None and "without data" in row["problem"]
 
 
+def test_quantised_weights_are_named_and_said_to_be_by_formula(models: Path) -> None:
+    asked = ("--model", models / "bert", "--batch", 2, "--length", 8, "--quantization", "nf4")
+    asked = (*asked, "--method", "lora", "--method", "full")
+    lora, full = json.loads(call(estimate, *asked, "--format", "json").stdout)
+    assert (lora["quantization"], lora["label"], full["peak_bytes"]) == ("nf4", "by formula", None)
+    assert "query.weight is held in 4 bits" in full["problem"]
+    plain = rows_of(models, "--method", "lora")[0]
+    assert plain["quantization"] is None and plain["label"] == "exact"
+    assert lora["parameters_bytes"] < plain["parameters_bytes"]
+    table = call(estimate, *asked).stdout
+    assert "weights in nf4" in table and "by formula, from its source" in " ".join(table.split())
+    fitted = json.loads(
+        call(fit, *asked, "--memory", "1GiB", "--largest", "length", "--format", "json").stdout
+    )
+    assert (fitted[0]["quantization"], fitted[0]["label"]) == ("nf4", "by formula")
+    assert "--quantization" in str(refused(estimate, "quickstart", "--quantization", "nf4"))
+
+
 def test_fit_says_what_fits_and_what_would_help(models: Path) -> None:
     shape = ("--model", models / "llama-lm", "--method", "lora", "--length", 32, "--largest", "batch")
     result = call(fit, *shape, "--memory", "4MB", "--format", "json")

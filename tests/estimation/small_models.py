@@ -76,7 +76,7 @@ def spec_of(models: Path, architecture: str, method: str, **changes: Any) -> Run
         },
         "train": {"batch_size": 4, "epochs": 1},
         "short": {"warmup_steps": 1, "steps": 3, "energy_seconds": None},
-        "method": {"name": method, "label": method, "options": options},
+        "method": {"name": method, "label": method.replace(":", "-"), "options": options},
     }  # fmt: skip
     for key, value in changes.items():
         section, _, name = key.partition("__")

@@ -188,6 +188,7 @@ def test_the_id_is_the_same_in_another_process_and_after_json() -> None:
 _DECIDING: dict[str, dict[str, object]] = {
     "model": {
         "name": "b", "weights": "random", "dtype": "bfloat16", "attention": "eager", "revision": "v2",
+        "quantization": "nf4",
     },
     "data": {
         "name": "b", "path": "/b", "subset": "b", "text": ("b",), "label": "b", "max_length": 64,

@@ -44,7 +44,8 @@ def test_a_shipped_suite_is_right(path: Path) -> None:
     found = load_suite(path)
     assert found.suite.name == path.stem
     assert found.suite.description
-    assert found.suite.methods[0].name == "full"  # the yardstick of every ratio
+    if found.suite.model.quantization is None:  # or full fine-tuning would be refused
+        assert found.suite.methods[0].name == "full"  # the yardstick of every ratio
     assert len(plan(found.suite, device="cpu")) >= len(found.suite.methods)
 
 

@@ -26,7 +26,7 @@ from peprof.training.data import Split
 from peprof.training.geometries import known_config
 from peprof.training.made_tokenizer import make_tokenizer
 from peprof.training.moving_state import MovingState, StateMismatchError, frozen_digest
-from peprof.training.optimizers import OPTIMIZERS, default_groups, make_optimizer, make_schedule
+from peprof.training.optimizers import EIGHT_BIT, OPTIMIZERS, default_groups, make_optimizer, make_schedule
 from peprof.training.step import ClassifierStep
 from peprof.training.trainer import Trainer, planned_steps
 from peprof.training.training_state import Training
@@ -178,9 +178,13 @@ def test_every_method_goes_on_to_the_bit(case: Case, tmp_path: Path) -> None:
     assert_ends_the_same(case, CONFIG, tmp_path)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *EIGHT_BIT])
 def test_every_optimizer_goes_on_to_the_bit(optimizer: str, tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"optimizer": optimizer})
+    options = {}
+    if optimizer in EIGHT_BIT:
+        pytest.importorskip("bitsandbytes")
+        options = {"min_8bit_size": 64}  # as the model is small
+    config = CONFIG.model_copy(update={"optimizer": optimizer, "optimizer_options": options})
     assert_ends_the_same(case_of("lora"), config, tmp_path)
 
 
