@@ -252,7 +252,8 @@ def drawn(loaded: LoadedSuite, device: str, path: Path, *, padded: bool) -> Sequ
             gpu=target.gpu,
             done=found,
         )
-    subtitle = f"{circumstances(specs[0], batch=False)} · exact bytes of tensors, {target.name}"
+    counted = "exact bytes" if all(item.exact for item in found) else "bytes, in part by formula,"
+    subtitle = f"{circumstances(specs[0], batch=False)} · {counted} of tensors, {target.name}"
     draw_batch_memory(points, path, title=heading(specs[0], found), subtitle=subtitle)
     return found
 

@@ -45,6 +45,7 @@ def autocast_on_meta(kind: Literal["cpu", "cuda"]) -> Iterator[None]:
     """
     state = _State(LISTS[kind])
     with ExitStack() as stack:
+        stack.callback(_give_back, state)
 
         def put(place: Any, **replaced: Any) -> None:
             for name, value in replaced.items():
@@ -71,6 +72,13 @@ def _users_of_maybe_autocast() -> list[Any]:
         for name, module in list(sys.modules.items())
         if name.startswith("transformers.") and vars(module).get("maybe_autocast") is _maybe_autocast
     ]
+
+
+def _give_back(state: _State) -> None:
+    """To modules that were imported meanwhile, and took the function from one that had it replaced."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("transformers.") and vars(module).get("maybe_autocast") == state.maybe_autocast:
+            module.maybe_autocast = _maybe_autocast  # type: ignore[attr-defined]
 
 
 class _State:

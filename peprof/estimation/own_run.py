@@ -131,7 +131,8 @@ def _recorded(run: OwnRun, found: Estimate, pool: _Pool, assumptions: tuple[str,
     assert found.profile is not None  # as it has no problem
     peak = found.profile.peak
     doubtful = {GUESSED, SUPPOSED_PADDING, UNEVEN_PADDING} & set(assumptions)
-    standing: dict[str, Standing] = {"tensors": "assumed" if doubtful else "exact"}
+    counted: Standing = "exact" if found.exact else "by formula"
+    standing: dict[str, Standing] = {"tensors": "assumed" if doubtful else counted}
     simulated = pool.settings is not None
     if simulated:
         standing |= {"reserved_bytes": "simulated", "device_bytes": "assumed"}

@@ -72,10 +72,13 @@ def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
 
 def _standing(estimates: Sequence[Estimate]) -> str:
     """What the figures are, in words."""
-    notes = [EXACT_NOTE.format(kind=_kind_words(estimates[0].kind))]
-    if any(found.profile is not None and not found.exact for found in estimates):
-        notes.append(FORMULA_NOTE)
-    return " ".join(notes)
+    return " ".join([EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)), *standing_notes(estimates)])
+
+
+def standing_notes(estimates: Sequence[Estimate]) -> list[str]:
+    """What of the figures isn't exact, in words; nothing where all are."""
+    by_formula = any(found.profile is not None and not found.exact for found in estimates)
+    return [FORMULA_NOTE] if by_formula else []
 
 
 def _heads(group: Sequence[Estimate]) -> tuple[str, ...]:

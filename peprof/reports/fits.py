@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from peprof.reports.estimates import circumstances, heading
+from peprof.reports.estimates import circumstances, heading, standing_notes
 from peprof.reports.formats import MISSING, human_bytes
 from peprof.reports.terminal import INDENT, rule_of, said, say
 from peprof.results.estimates import Estimate, Fit
@@ -22,7 +22,7 @@ Fits = Mapping[str, Fit]
 
 HEADS = ("method", "largest batch", "needs", "longest length", "needs", "bound by", "would help")
 FIT_NOTE = (
-    "Verified: a step of each size fits into {memory} and one more doesn't, by the exact bytes of tensors. "
+    "Verified: a step of each size fits into {memory} and one more doesn't, by the bytes of its tensors. "
     "An allocator and the device's context need more on top: leave room for them."
 )
 POOL_NOTE = (
@@ -65,7 +65,9 @@ def print_fits(console: Console, found: Sequence[Fits]) -> None:
 
 def _note(found: Sequence[Fits]) -> str:
     """By what it was judged."""
-    return FIT_NOTE if all(any_of(f).estimate.reserved_bytes is None for f in found) else POOL_NOTE
+    estimates = [any_of(fits).estimate for fits in found]
+    note = FIT_NOTE if all(one.reserved_bytes is None for one in estimates) else POOL_NOTE
+    return " ".join([note, *standing_notes(estimates)])
 
 
 def any_of(fits: Fits) -> Fit:

@@ -14,7 +14,12 @@ AGAINST_WORDS: dict[Against, str] = {
     "ledger": "bytes of tensors, held against the ledger's count of the measured step",
     "allocator": "bytes of tensors, held against the allocator's peak, which has rounding and workspaces too",
 }
-_STANDING_WORDS = {"exact": "its tensors alone", "simulated": "simulated", "assumed": "assumed in part"}
+_STANDING_WORDS = {
+    "exact": "its tensors alone",
+    "by formula": "its tensors alone, in part by formula",
+    "simulated": "simulated",
+    "assumed": "assumed in part",
+}
 
 
 def predicted_notes(board: Leaderboard, *, shown: Sequence[str]) -> list[str]:

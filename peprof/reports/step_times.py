@@ -91,11 +91,11 @@ def _beyond_steps(figures: ShortFigures) -> list[str]:
     if figures.pass_step_s is not None:
         found.append(f"The whole pass by its steps: {human_seconds(figures.pass_step_s)}.")
     if figures.unsteady:
-        drift = (figures.drift or 0.0, human_percent(abs(figures.drift or 0.0)))
-        found.append(
-            f"Unsteady: {signed(drift[1], drift[0])} % from the first third to the last, "
-            f"quartiles {human_percent(figures.spread)} % apart."
-        )
+        drifted = ""
+        if figures.drift is not None:
+            share = signed(human_percent(abs(figures.drift)), figures.drift)
+            drifted = f"{share} % from the first third to the last, "
+        found.append(f"Unsteady: {drifted}quartiles {human_percent(figures.spread)} % apart.")
     if figures.launch_bound:
         found.append("Launch-bound: the host takes as long to queue a step as the device to do it.")
     return found

@@ -28,7 +28,10 @@ _kept: list[object] | None = None
 
 @contextmanager
 def last_of_the_process() -> Iterator[None]:
-    """What is kept to the end in here, is: to be entered by what the process ends with."""
+    """What is kept to the end in here, is: to be entered by what the process ends with, and by nothing else.
+
+    In a process that goes on all the same, what was kept and whatever was garbage then is never freed.
+    """
     global _kept
     _kept = []
     try:

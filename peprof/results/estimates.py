@@ -105,6 +105,8 @@ def with_published(estimates: Sequence[Estimate], suite: Suite) -> tuple[Estimat
     said = suite.published
     yardsticks = [said[method.label].peak_gb for method in suite.methods
                   if is_full(method) and method.label in said]  # fmt: skip
+    if not yardsticks and "full" in said:  # full fine-tuning itself was not asked for
+        yardsticks = [said["full"].peak_gb]
     full_gb = yardsticks[0] if yardsticks else None
     found = {
         label: Published(said=item, share_of_full=_published_share(item, full_gb))

@@ -614,8 +614,9 @@ class Environment(Piece):
     git_dirty: bool | None = None
 
 
-Standing = Literal["exact", "simulated", "assumed"]
-"""How well a computed figure is known: by rule, by a simulated allocator, or from what was seen elsewhere."""
+Standing = Literal["exact", "by formula", "simulated", "assumed"]
+"""How well a computed figure is known: counted, with a library's own bytes from its source, by a simulated
+allocator, or from what was seen elsewhere."""
 
 
 class EstimatedPhase(Piece):

@@ -166,6 +166,8 @@ def test_quantised_weights_are_named_and_said_to_be_by_formula(models: Path) -> 
         call(fit, *asked, "--memory", "1GiB", "--largest", "length", "--format", "json").stdout
     )
     assert (fitted[0]["quantization"], fitted[0]["label"]) == ("nf4", "by formula")
+    table = call(fit, *asked, "--memory", "1GiB", "--largest", "length").stdout
+    assert "by formula, from its source" in " ".join(table.split())
     assert "--quantization" in str(refused(estimate, "quickstart", "--quantization", "nf4"))
 
 

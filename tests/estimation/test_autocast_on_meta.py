@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -18,6 +20,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.utils import generic
 
 from peprof.estimation.autocast_lists import LISTS
 from peprof.estimation.autocast_on_meta import autocast_on_meta
@@ -350,6 +353,16 @@ def test_attention_under_autocast_keeps_its_inputs_and_its_mask_in_the_shorter_t
     assert (call.dtype, kernel) == ("bfloat16", "efficient")
     sums_and_seeds = 2 * 4 * 32 * 4 + 16  # a float32 a row, of which there are multiples of 32
     assert found == sums_and_seeds + 2 * (2 * 4 * 16 * 64) + 2 * (2 * 16 * 16)
+
+
+def test_a_module_that_was_imported_meanwhile_gets_the_real_function_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late = ModuleType("transformers.late")
+    with autocast_on_meta("cuda"):
+        late.maybe_autocast = generic.maybe_autocast  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, late.__name__, late)
+    assert late.maybe_autocast is generic.maybe_autocast  # type: ignore[attr-defined]
 
 
 def test_tensors_elsewhere_are_left_as_they_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ import pytest
 from peprof.estimation.building import known_data
 from peprof.estimation.estimating import estimate_run
 from peprof.estimation.gpu_memory import memory_of
-from peprof.estimation.own_run import SUPPOSED_PADDING, UNEVEN_PADDING, estimate_own_run
+from peprof.estimation.own_run import (
+    SUPPOSED_PADDING,
+    UNEVEN_PADDING,
+    _Pool,
+    _recorded,
+    estimate_own_run,
+)
 from peprof.results.predicted import by_phase, prediction_of
 from peprof.results.record import EstimatedMemory
 from peprof.running import methods, worker
@@ -65,6 +72,15 @@ def check(spec: RunSpec) -> EstimatedMemory:
 def test_it_is_what_the_ledger_counts(models: Path, architecture: str, method: str) -> None:
     estimate = check(spec_of(models, architecture, method, short__estimate=True))
     assert estimate.standing == {"tensors": "exact"} and not estimate.assumptions
+
+
+def test_what_a_library_s_source_says_is_not_called_exact(models: Path) -> None:
+    spec = spec_of(models, "bert", "lora", model__quantization="nf4", short__estimate=True)
+    found = estimate_own_run(replace(own(models), kind="cpu", spec=spec))
+    assert found.problem is None and found.standing == {"tensors": "assumed"}, "there is no batch yet"
+    estimate = estimate_run(spec, known_data(spec.data, source="a suite"), "cpu", source="a suite")
+    recorded = _recorded(replace(own(models), kind="cpu", spec=spec), estimate, _Pool(), ())
+    assert recorded.standing == {"tensors": "by formula"}
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 
 import pytest
 from rich.console import Console
@@ -159,7 +160,7 @@ def test_a_share_is_what_is_said_of_it_or_one_peak_by_that_of_full() -> None:
     }
     tables = {"name": "t", "model": {"name": "bert-base"}, "data": {"name": "any/data"}}
 
-    def shares(*labels: str) -> list[float | None]:
+    def shares(*labels: str, methods: Sequence[dict[str, str]] = methods) -> list[float | None]:
         suite = Suite.model_validate(
             {**tables, "methods": tuple(methods), "published": {label: said[label] for label in labels}}
         )
@@ -168,6 +169,7 @@ def test_a_share_is_what_is_said_of_it_or_one_peak_by_that_of_full() -> None:
 
     assert shares("full", "lst", "lora", "ia3") == [1, 0.25, 0.4, None]
     assert shares("lst", "lora") == [None, None, 0.4, None]
+    assert shares("full", "lst", "lora", "ia3", methods=methods[1:2]) == [0.25], "full was not asked for"
 
 
 @pytest.mark.parametrize("fits", [True, False])
