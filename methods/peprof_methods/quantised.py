@@ -72,7 +72,21 @@ def dense(weight: Tensor, dtype: torch.dtype) -> Tensor:
         return made.to(dtype)
     if getattr(packed, "SCB", None) is None:
         raise UnsupportedModelError(f"a weight of {weight.dtype} doesn't say how it is made dense again")
-    return packed.data.to(dtype, copy=True).mul_(packed.SCB.unsqueeze(1).mul(1 / 127))  # type: ignore[no-any-return]
+    return dense_8bit(packed, dtype)
+
+
+def dense_8bit(weight: Any, dtype: torch.dtype) -> Tensor:
+    """A weight in 8 bits as bitsandbytes' products make it dense.
+
+    Args:
+        weight: (out_features, in_features) in int8, with its rows' scales as ``SCB``.
+        dtype: wanted.
+
+    Returns:
+        (out_features, in_features)
+    """
+    made: Tensor = weight.data.to(dtype, copy=True).mul_(weight.SCB.unsqueeze(1).mul(1 / 127))
+    return made
 
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

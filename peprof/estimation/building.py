@@ -30,6 +30,7 @@ from peprof.training.embedded.tiny import RECIPE
 from peprof.training.geometries import GEOMETRIES, geometry_name, near_geometry
 from peprof.training.protocols import LearnsFromData
 from peprof.training.quantised_on_meta import FUSED_ROWS, stand_for_kernels
+from peprof.training.quantising import refused_cast
 from peprof.training.sources import EMBEDDED_MODEL, data_needs_hub, model_needs_hub
 from peprof.training.step import ClassifierStep
 from peprof.training.tasks import start_decoding
@@ -114,9 +115,13 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
         source: the suite's file, for messages.
 
     Raises:
-        SuiteError: the model isn't known here, can't do the task, or has too few positions.
+        SuiteError: the model isn't known here, can't do the task, or has too few positions; or autocast is
+            asked for over quantised layers.
         ValueError: the method can't be applied to it.
     """
+    cast = refused_cast(spec.model, spec.train)
+    if cast is not None:
+        raise SuiteError(source, [cast])
     model = _model(spec, data, source)
     start_decoding(model)
     if getattr(model.config, "use_cache", False):
@@ -150,7 +155,10 @@ def _of_kernels(spec: RunSpec, kind: Kind) -> list[str]:
         return []
     if spec.model.quantization == "int8":
         return ["inputs of 8-bit layers without outliers, as their number depends on the data"]
-    rows = spec.train.batch_size // spec.train.gradient_accumulation_steps * spec.data.max_length
+    length = spec.data.max_length
+    if spec.data.task == "text-to-text":
+        length = min(length, spec.data.max_target_length)  # a decoder's layers have fewer rows
+    rows = spec.train.batch_size // spec.train.gradient_accumulation_steps * length
     if rows > FUSED_ROWS:
         return []
     return [

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from peprof.devices.quantised import parts_of_quantised
 from peprof.profiler.book import Book, Label
 from peprof.profiler.errors import ProfileError
-from peprof.profiler.quantised import parts_of_quantised
 from peprof.profiler.saving import tensors_shown_by
 from peprof.profiler.storages import PLAIN, storages_of
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from peprof.devices import Device
 from peprof.devices.base import ClockName
+from peprof.devices.quantised import parts_of_quantised
 from peprof.profiler.latency import garbage_collection_off
 from peprof.profiler.step import tensors_in
 
@@ -45,7 +46,7 @@ class InferenceCost:
         times: of the model.
         plain: of the plain backbone, measured in the same rounds, one after the other; ``None`` where there
             was none to compare with.
-        model_bytes: parameters and buffers, each storage once.
+        model_bytes: parameters, with the scales of quantised ones, and buffers, each storage once.
         peak_bytes: these, and the most that a forward pass and its batch need beside them.
         cached: generates with a cache of keys and values; ``None`` where nothing is generated.
     """
@@ -259,8 +260,9 @@ def _may_cache(model: Any) -> bool:
 
 
 def _model_bytes(model: nn.Module) -> int:
+    beside = (part for _, part in parts_of_quantised(model))
     storages = {
         tensor.untyped_storage().data_ptr() or id(tensor): tensor.untyped_storage().nbytes()
-        for tensor in (*model.parameters(), *model.buffers())
+        for tensor in (*model.parameters(), *model.buffers(), *beside)
     }
     return sum(storages.values())

@@ -18,7 +18,8 @@ _NAME, _FINGERPRINT = "data", "data fingerprint"
 CONDITIONS = (
     "model", "weights", "dtype", "attention", _NAME, "batch size", "max length", "task", "optimizer",
     "gradient clipping", "device", "phases", "training", "schedule", "geometry", "attention kernel",
-    _FINGERPRINT, "device name", "torch", "transformers", "threads", "driver", "CUDA", "memory measured by",
+    _FINGERPRINT, "device name", "torch", "transformers", "bitsandbytes", "threads", "driver", "CUDA",
+    "memory measured by",
 )  # fmt: skip
 
 
@@ -125,6 +126,8 @@ def found_conditions(record: RunRecord) -> dict[str, str]:
         found["device name"] = environment.device_name
         found["torch"] = environment.torch
         found["transformers"] = environment.transformers
+        if environment.bitsandbytes and _needs_bitsandbytes(record.spec):
+            found["bitsandbytes"] = environment.bitsandbytes
         if environment.device == "cpu":
             found["threads"] = str(environment.threads)
         if environment.driver:
@@ -134,6 +137,10 @@ def found_conditions(record: RunRecord) -> dict[str, str]:
     if record.short and record.short.memory:
         found["memory measured by"] = record.short.memory.source
     return found
+
+
+def _needs_bitsandbytes(spec: RunSpec) -> bool:
+    return spec.model.quantization is not None or spec.train.optimizer.endswith("-8bit")
 
 
 def conditions(record: RunRecord) -> dict[str, str]:

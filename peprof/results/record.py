@@ -596,6 +596,7 @@ class Environment(Piece):
         threads: intra-op threads of torch.
         git_commit: of the working directory's repository; ``None`` where there is none.
         git_dirty: whether files that it keeps were changed since; ``None`` where there is no repository.
+        bitsandbytes: version; ``None`` where it isn't installed, and in records from before it was noted.
     """
 
     peprof: str
@@ -612,6 +613,7 @@ class Environment(Piece):
     threads: int
     git_commit: str | None = None
     git_dirty: bool | None = None
+    bitsandbytes: str | None = None
 
 
 Standing = Literal["exact", "by formula", "simulated", "assumed"]

@@ -13,6 +13,7 @@ import peprof
 from peprof.devices import Device
 from peprof.results.record import Environment
 from peprof.running.repository import commit_of
+from peprof.training.quantising import bitsandbytes_version
 
 
 def describe_environment(device: Device) -> Environment:
@@ -34,4 +35,5 @@ def describe_environment(device: Device) -> Environment:
         threads=torch.get_num_threads(),
         git_commit=commit,
         git_dirty=dirty,
+        bitsandbytes=bitsandbytes_version(),
     )

@@ -21,7 +21,7 @@ from peprof.training.backbone import check_model, fetch_model, load_tokenizer, m
 from peprof.training.data import load_data
 from peprof.training.embedded import tiny
 from peprof.training.optimizers import check_training
-from peprof.training.quantising import missing_library
+from peprof.training.quantising import missing_library, refused_cast
 from peprof.training.sources import EMBEDDED_MODEL, Answer, check_sources, go_offline, model_needs_hub
 from peprof.training.tasks import encode, tokenizer_texts
 from peprof.training.text_to_text import make_targets
@@ -148,8 +148,10 @@ def _check_training(source: str, specs: tuple[RunSpec, ...]) -> None:
     for spec in specs:
         faults |= dict.fromkeys(check_training(spec.train, spec.model.dtype))
         if spec.model.quantization is not None:
-            missing = missing_library("model.quantization", f"'{spec.model.quantization}'")
-            faults |= {missing: None} if missing is not None else {}
+            what = f"'{spec.model.quantization}'"
+            missing = missing_library("model.quantization", what, instead="none")
+            cast = refused_cast(spec.model, spec.train)
+            faults |= {fault: None for fault in (missing, cast) if fault is not None}
     if faults:
         raise SuiteError(source, faults)
 

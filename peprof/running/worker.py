@@ -44,6 +44,7 @@ from peprof.tracking.following import Following
 from peprof.training.batches import EncodedSplit
 from peprof.training.data import load_data
 from peprof.training.moving_state import MovingState, StateMismatchError
+from peprof.training.quantising import quiet_bitsandbytes
 from peprof.training.sources import go_offline
 from peprof.training.trainer import DivergedError
 
@@ -161,7 +162,8 @@ def run(
     status: Status = "ok"
     failure: Failure | None = None
     try:
-        _run(spec, device_name, source, found, heard, begin, kept_in, timing_only, rounds)
+        with quiet_bitsandbytes():
+            _run(spec, device_name, source, found, heard, begin, kept_in, timing_only, rounds)
     except Exception as error:  # noqa: BLE001 -- the border of the process: any failure becomes a row
         status, failure = explain(error, found.phase)
         if isinstance(error, StepOutOfMemoryError):
@@ -197,7 +199,8 @@ def run(
         found.parts["estimate"] = run_estimate_pass(_own(spec, source, found))
     if failure is not None and status == "oom":
         keep(result())
-        failure = _with_memory(failure, found)
+        with quiet_bitsandbytes():
+            failure = _with_memory(failure, found)
     return result()
 
 

@@ -15,7 +15,7 @@ from transformers import get_scheduler
 from peprof.errors import Fault
 from peprof.suite.schema import Dtype, OptimizerName, ScheduleName, TrainConfig
 from peprof.training.optimizers_on_meta import AdamW8bitOnMeta, Lion8bitOnMeta
-from peprof.training.quantising import missing_library
+from peprof.training.quantising import missing_library, quiet_bitsandbytes
 
 OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -71,11 +71,21 @@ def make_optimizer(config: TrainConfig, groups: Iterable[dict[str, Any]]) -> tor
         TypeError, ValueError, RuntimeError: its options are wrong; ``check_training`` tells before.
     """
     groups = list(groups)
-    kind: Any = _kind(config.optimizer, without_data=groups[0]["params"][0].is_meta)
+    without_data = config.optimizer in EIGHT_BIT and _is_on_meta(groups)
+    kind: Any = _kind(config.optimizer, without_data=without_data)
     made: torch.optim.Optimizer = kind(
         groups, lr=config.learning_rate, weight_decay=config.weight_decay, **config.optimizer_options
     )
     return made
+
+
+def _is_on_meta(groups: list[dict[str, Any]]) -> bool:
+    """Makes lists of the groups' parameters, which may be a generator; of none, torch says so on ``meta`` too."""
+    for group in groups:
+        given = group["params"]
+        group["params"] = [given] if isinstance(given, torch.Tensor) else list(given)
+    first = next((parameter for group in groups for parameter in group["params"]), None)
+    return first is None or first.is_meta
 
 
 def _kind(name: OptimizerName, *, without_data: bool) -> type[torch.optim.Optimizer]:
@@ -110,11 +120,12 @@ def check_training(config: TrainConfig, dtype: Dtype) -> list[Fault]:
     """
     faults = _unknown_options(config)
     if config.optimizer in EIGHT_BIT:
-        missing = missing_library("train.optimizer", f"'{config.optimizer}'")
+        missing = missing_library("train.optimizer", f"'{config.optimizer}'", instead="adamw")
         faults += [missing] if missing is not None else []
     if not faults:
         try:
-            make_optimizer(config, [{"params": [nn.Parameter(torch.zeros(2, 2))]}])
+            with quiet_bitsandbytes():
+                make_optimizer(config, [{"params": [nn.Parameter(torch.zeros(2, 2))]}])
         except (TypeError, ValueError, RuntimeError) as error:
             problem = f"{config.optimizer} refuses {config.optimizer_options}: {error}"
             faults.append(Fault(key="train.optimizer_options", problem=problem))

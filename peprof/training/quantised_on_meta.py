@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from peprof_methods.quantised import dense_8bit
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -64,7 +65,7 @@ class Packed8bit(nn.Parameter):
 
     def made_dense(self) -> Tensor:
         """As bitsandbytes makes them floating-point numbers again, with their rows' scales."""
-        return _dense_8bit(self, self.dense_dtype)
+        return dense_8bit(self, self.dense_dtype)
 
 
 def packed_4bit(weight: Tensor, *, double: bool) -> Packed4bit:
@@ -192,16 +193,17 @@ class Linear8bitOnMeta(_OnMeta):
 
 
 class _Product8bit(torch.autograd.Function):
-    """``MatMul8bitFp`` on a CPU, ``MatMul8bitLt`` on a GPU: both keep their input."""
+    """``MatMul8bitFp`` on a CPU, which keeps its input, ``MatMul8bitLt`` on a GPU: only for a gradient."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, layer: Linear8bitOnMeta, bias: Tensor | None) -> Tensor:
         weight = layer.weight
         assert isinstance(weight, Packed8bit)
-        ctx.input, ctx.weight, ctx.shape = input, weight, input.shape
+        ctx.weight, ctx.shape, ctx.dtype = weight, input.shape, input.dtype
+        ctx.input = input if layer.kind == "cpu" or ctx.needs_input_grad[0] else None
         ctx.dtype_of_bias = None if bias is None else bias.dtype
         if layer.kind == "cpu":
-            made = _dense_8bit(weight, input.dtype)
+            made = dense_8bit(weight, input.dtype)
             result = layer.output_of(input)
             del made
             return result
@@ -218,14 +220,10 @@ class _Product8bit(torch.autograd.Function):
         grad_bias = grad.sum(0, dtype=ctx.dtype_of_bias) if for_bias else None
         if not for_input:
             return None, None, grad_bias
-        dtype = ctx.input.dtype
+        dtype = ctx.dtype
         grad = grad.reshape(-1, grad.shape[-1]).contiguous()
-        made = _dense_8bit(ctx.weight, dtype)
+        made = dense_8bit(ctx.weight, dtype)
         return torch.matmul(grad.to(dtype), made).view(ctx.shape), None, grad_bias
-
-
-def _dense_8bit(weight: Packed8bit, dtype: torch.dtype) -> Tensor:
-    return weight.data.to(dtype, copy=True).mul_(weight.SCB.unsqueeze(1).mul(1 / 127))
 
 
 def _rows_in_8bit(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from peprof_methods.errors import UnsupportedModelError
@@ -14,35 +16,76 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peprof.errors import Fault
-from peprof.suite.schema import Quantization
+from peprof.suite.schema import ModelConfig, Quantization, TrainConfig
 from peprof.training.quantised_on_meta import Linear4bitOnMeta, Linear8bitOnMeta
 
 OUTLIER_THRESHOLD = 6.0
 """Columns of an 8-bit layer's input with a larger number are multiplied as they are: the paper's, and that of
 transformers."""
+OLDEST = (0, 50)
+"""bitsandbytes' version, as in pyproject.toml; what stands for its layers was written after that one."""
 INSTALL = "pip install 'peprof[quantized]'"
 
 
-def missing_library(key: str, what: str) -> Fault | None:
-    """What is wrong where bitsandbytes isn't installed; ``None`` where it is.
+def bitsandbytes_version() -> str | None:
+    """Of what is installed; ``None`` where it isn't."""
+    try:
+        return version("bitsandbytes")
+    except PackageNotFoundError:
+        return None
+
+
+def missing_library(key: str, what: str, *, instead: str) -> Fault | None:
+    """What is wrong where bitsandbytes isn't installed or is too old; ``None`` where it is as needed.
 
     Args:
         key: of the suite, that asks for it.
         what: is asked for, in words.
+        instead: the key's value that does without.
     """
-    if find_spec("bitsandbytes") is not None:
-        _quiet()
+    installed = bitsandbytes_version()
+    if installed is not None and _numbers(installed) >= OLDEST:
         return None
+    oldest = ".".join(map(str, OLDEST))
+    lacking = "which isn't installed" if installed is None else f"of at least {oldest}, not {installed}"
     return Fault(
         key=key,
-        problem=f"{what} needs bitsandbytes, which isn't installed",
-        expected=f"{INSTALL}; or 'none' here: peprof estimate and peprof fit tell the memory without it",
+        problem=f"{what} needs bitsandbytes, {lacking}",
+        expected=f"{INSTALL}; or '{instead}' here: peprof estimate and peprof fit tell the memory without it",
     )
 
 
-def _quiet() -> None:
+def _numbers(version_text: str) -> tuple[int, ...]:
+    found = re.match(r"(\d+)\.(\d+)", version_text)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def refused_cast(model: ModelConfig, train: TrainConfig) -> Fault | None:
+    """What is wrong with autocast over quantised layers; ``None`` where there isn't both.
+
+    bitsandbytes' layers know nothing of autocast: their products are in another type than what stands for
+    them on ``meta`` has, and those of 8 bits turn trained float32 biases into short ones.
+    """
+    if model.quantization is None or train.autocast is None:
+        return None
+    return Fault(
+        key="train.autocast",
+        problem=f"layers in {model.quantization} compute in model.dtype, and autocast to {train.autocast} "
+        "would change that behind their back",
+        expected=f"'none', with model.dtype = '{train.autocast}' to compute in that; or no quantization",
+    )
+
+
+@contextmanager
+def quiet_bitsandbytes() -> Iterator[None]:
     """Without the library's advice, which it gives for each of its kernels and casts."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logger = logging.getLogger("bitsandbytes")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def quantised_names(model: PreTrainedModel) -> Iterator[str]:
@@ -93,7 +136,6 @@ def quantise(model: PreTrainedModel, quantization: Quantization) -> None:
         model: on the CPU; changed in place.
         quantization: in what.
     """
-    _quiet()
     for name in list(quantised_names(model)):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)

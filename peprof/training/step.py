@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from peprof.devices import Mark, no_mark
+from peprof.devices.quantised import parts_of_quantised
 from peprof.training.batches import Batch
 
 AUTOCAST_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -182,8 +183,9 @@ class ClassifierStep:
         self._has_stepped = True
 
     def resident_tensors(self) -> Iterator[torch.Tensor]:
-        """Parameters, buffers and optimizer state: what lives from step to step."""
+        """Parameters with their scales, buffers and optimizer state: what lives from step to step."""
         yield from self.model.parameters()
+        yield from (part for _, part in parts_of_quantised(self.model))
         yield from self.model.buffers()
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, torch.Tensor))

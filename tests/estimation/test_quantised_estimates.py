@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from transformers import LlamaConfig
 
+from peprof.errors import SuiteError
 from peprof.estimation.building import known_data
 from peprof.estimation.estimating import estimate_run, memory_key
 from peprof.estimation.quantised import nf4_bytes
 from peprof.results.estimates import Estimate
 from peprof.running import worker
+from peprof.running.preparing import _check_training
 from peprof.suite.planning import RunSpec
 from peprof.training.quantised_on_meta import FUSED_ROWS, Linear4bitOnMeta, stand_for_kernels
 from tests.estimation.small_models import METHODS, spec_of, write_configs
@@ -120,6 +122,32 @@ def test_what_is_assumed_of_kernels_is_said(models: Path) -> None:
     rounded = estimated(spec_of(models, "llama-lm", "lora", model__quantization="int8"))
     assert any("outliers" in text for text in rounded.assumptions)
     assert estimated(spec_of(models, "llama-lm", "lora", model__quantization="nf4"), "cpu").assumptions == ()
+
+
+@pytest.mark.parametrize("autocast", ["bfloat16", "float16"])
+def test_autocast_over_quantised_layers_is_refused_in_estimates_as_in_runs(
+    models: Path, autocast: str
+) -> None:
+    spec = spec_of(models, "llama-lm", "bitfit", model__quantization="int8", train__autocast=autocast)
+    with pytest.raises(SuiteError, match=r"train\.autocast: layers in int8 compute in model\.dtype"):
+        estimated(spec)
+    with pytest.raises(SuiteError, match=r"train\.autocast: layers in int8 compute in model\.dtype"):
+        _check_training("a suite", (spec,))
+    assert (
+        estimated(
+            spec.model_copy(update={"model": spec.model.model_copy(update={"quantization": None})})
+        ).problem
+        is None
+    )
+
+
+def test_rows_of_a_decoder_count_for_what_is_assumed_too(models: Path) -> None:
+    """Of 128 examples with 24 tokens (3,072 rows) read and 4 (512) written."""
+    spec = spec_of(
+        models, "t5", "lora",
+        model__quantization="nf4", train__batch_size=128, data__max_target_length=4,
+    )  # fmt: skip
+    assert any(f"{FUSED_ROWS:,} rows" in text for text in estimated(spec).assumptions)
 
 
 def large(directory: Path, **geometry: Any) -> Path:

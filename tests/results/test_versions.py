@@ -57,6 +57,20 @@ def test_equal_work_is_paired_whatever_the_order():
     assert all(pair.base.label == pair.new.label for pair in pairs)
 
 
+def test_bitsandbytes_version_tells_runs_apart_that_need_it():
+    def of(version, **train):
+        spec = make_spec("lora")
+        spec = spec.model_copy(update={"train": spec.train.model_copy(update=train)})
+        record = make_record("lora", short=make_short())
+        environment = ENVIRONMENT.model_copy(update={"bitsandbytes": version})
+        return record.model_copy(update={"spec": spec, "environment": environment})
+
+    assert "bitsandbytes" not in conditions(of("0.50.2"))
+    assert "bitsandbytes" not in conditions(of(None, optimizer="lion-8bit"))
+    assert conditions(of("0.50.2", optimizer="lion-8bit"))["bitsandbytes"] == "0.50.2"
+    assert set(conditions(of("0.50.2", optimizer="lion-8bit"))) <= set(CONDITIONS)
+
+
 def test_points_of_a_matrix_are_told_apart_by_what_differs():
     runs = [make_record("lora", batch_size=size, short=make_short(batch_size=size)) for size in (16, 32)]
     assert named(pair_up(runs, runs[1:])) == {

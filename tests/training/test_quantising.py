@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,12 +20,21 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from peprof.devices.quantised import parts_of_quantised
 from peprof.estimation.quantised import STATE_TABLES_BYTES, int8_bytes, nf4_bytes, state_bytes
-from peprof.profiler.quantised import parts_of_quantised
+from peprof.profiler.inference import _model_bytes
 from peprof.suite.schema import TrainConfig
 from peprof.training import quantising
 from peprof.training.optimizers import check_training, make_optimizer
-from peprof.training.quantising import quantise, quantise_on_meta, quantised_names
+from peprof.training.quantised_on_meta import Linear8bitOnMeta, stand_for_kernels
+from peprof.training.quantising import (
+    missing_library,
+    quantise,
+    quantise_on_meta,
+    quantised_names,
+    quiet_bitsandbytes,
+)
+from peprof.training.step import ClassifierStep
 from tests.estimation.small_models import CONFIGS
 
 KINDS: dict[str, Any] = {
@@ -160,12 +170,79 @@ def test_what_may_be_given_bitsandbytes_takes(options: dict[str, Any]) -> None:
     assert check_training(TrainConfig(optimizer="adamw-8bit", optimizer_options=options), "float32") == []
 
 
-def test_where_the_library_is_missing_one_message_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("installed", "lacking"),
+    [(None, "which isn't installed"), ("0.49.2", "of at least 0.50, not 0.49.2"), ("odd", "not odd")],
+)
+def test_where_the_library_is_missing_or_old_one_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, installed: str | None, lacking: str
 ) -> None:
-    monkeypatch.setattr(quantising, "find_spec", lambda name: None)
+    monkeypatch.setattr(quantising, "bitsandbytes_version", lambda: installed)
     (fault,) = check_training(TrainConfig(optimizer="lion-8bit"), "float32")
-    assert str(fault) == (
-        "train.optimizer: 'lion-8bit' needs bitsandbytes, which isn't installed; expected pip install "
-        "'peprof[quantized]'; or 'none' here: peprof estimate and peprof fit tell the memory without it"
+    assert str(fault).startswith("train.optimizer: 'lion-8bit' needs bitsandbytes, ")
+    assert lacking in fault.problem
+    assert fault.expected == (
+        "pip install 'peprof[quantized]'; or 'adamw' here: peprof estimate and peprof fit tell the memory "
+        "without it"
     )
+    assert TrainConfig(optimizer="adamw").optimizer in str(fault)
+
+
+def test_versions_from_the_oldest_on_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed in ("0.50.0", "0.50.3.dev0", "0.101.0", "1.0"):
+        monkeypatch.setattr(quantising, "bitsandbytes_version", lambda found=installed: found)
+        assert missing_library("a", "b", instead="c") is None
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw-8bit"])
+def test_where_nothing_is_trained_torch_says_so(name: Any) -> None:
+    for groups in ([], [{"params": []}]):
+        if groups and name == "adamw":
+            continue  # torch takes an empty group
+        with pytest.raises(ValueError, match="empty parameter list"):
+            make_optimizer(TrainConfig(optimizer=name), groups)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw-8bit"])
+def test_parameters_may_be_a_generator_or_one_tensor(name: Any) -> None:
+    weight = nn.Parameter(torch.empty(3, 2, device="meta"))
+    for params in ((p for p in [weight]), weight):
+        optimizer = make_optimizer(TrainConfig(optimizer=name), [{"params": params}])
+        assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [id(weight)]
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "nf4-single", "int8"])
+def test_what_belongs_to_weights_lives_from_step_to_step(quantization: Any) -> None:
+    with torch.device("meta"):
+        model = OneLayer((256, 96), torch.float32)
+    quantise_on_meta(model, quantization)
+    step = ClassifierStep(model, torch.optim.SGD([model.layer.bias], lr=0.1))
+    resident = sum(tensor.untyped_storage().nbytes() for tensor in step.resident_tensors())
+    assert resident == expected_bytes((256, 96), quantization) + 4 * 256
+    assert _model_bytes(model) == resident
+
+
+def test_a_gpus_product_in_8_bits_keeps_its_input_for_a_gradient_alone() -> None:
+    """As ``MatMul8bitLt``; ``MatMul8bitFp`` of a CPU keeps it in any case."""
+    for kind, needs, kept in (
+        ("cuda", False, False), ("cuda", True, True), ("cpu", False, True), ("cpu", True, True)
+    ):  # fmt: skip
+        layer = Linear8bitOnMeta(nn.Linear(8, 4, device="meta"))
+        stand_for_kernels(layer, kind)  # type: ignore[arg-type]
+        result = layer(torch.empty(3, 8, device="meta", requires_grad=needs) * 1)
+        given: Any = result.grad_fn
+        while not hasattr(given, "input"):
+            given = given.next_functions[0][0]
+        assert (given.input is not None) == kept
+        result.sum().backward()
+        assert layer.bias.grad is not None
+
+
+def test_the_library_is_quiet_for_a_while_alone() -> None:
+    logger = logging.getLogger("bitsandbytes")
+    before = logger.level
+    with quiet_bitsandbytes():
+        assert logger.level == logging.ERROR
+    assert logger.level == before
+    check_training(TrainConfig(optimizer="lion-8bit"), "float32")
+    assert logger.level == before
