@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-# These numbers stand in the stand-ins too, on purpose: the sums here are what those are held to, and would share
-# a mistake if they took the numbers from there.
+# These numbers stand in the stand-ins too, on purpose: the sums here are what those are held to, and would
+# share a mistake if they took the numbers from there.
 NF4_BLOCK = 64
 """Weights that share one absolute maximum."""
 DOUBLE_BLOCK = 256

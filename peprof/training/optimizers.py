@@ -80,7 +80,7 @@ def make_optimizer(config: TrainConfig, groups: Iterable[dict[str, Any]]) -> tor
 
 
 def _is_on_meta(groups: list[dict[str, Any]]) -> bool:
-    """Makes lists of the groups' parameters, which may be a generator; of none, torch says so on ``meta`` too."""
+    """Makes lists of the groups' parameters, which may be a generator; none of them count as on ``meta``."""
     for group in groups:
         given = group["params"]
         group["params"] = [given] if isinstance(given, torch.Tensor) else list(given)

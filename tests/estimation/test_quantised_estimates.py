@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,20 @@ def estimated(spec: RunSpec, kind: Any = "cuda") -> Estimate:
     return estimate_run(spec, known_data(spec.data, source="a suite"), kind, source="a suite")
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-@pytest.mark.parametrize("method", [*METHODS, "peft:LORA", "peft:VERA", "peft:LN_TUNING"])
+EVERY = bool(os.environ.get("PEPROF_EVERY_SETTING"))
+"""All pairs (minutes), and not a sample in which each method, each setting and both types come up."""
+TRAINED = [*(m for m in METHODS if m not in REFUSED), "peft:LORA", "peft:VERA", "peft:LN_TUNING"]
+
+
+@pytest.mark.parametrize(
+    ("method", "quantization"),
+    [
+        (method, held)
+        for turn, method in enumerate(TRAINED)
+        for place, held in enumerate(("nf4", "int8"))
+        if EVERY or turn % 2 == place
+    ],
+)
 def test_what_is_estimated_is_what_a_run_records(models: Path, method: str, quantization: str) -> None:
     pytest.importorskip("bitsandbytes")
     check(spec_of(models, "llama-lm", method, model__quantization=quantization, model__dtype="bfloat16"))
@@ -57,8 +70,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("architecture", ["bert", "t5", "llama"])
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    ("setting", "architecture"),
+    [
+        (setting, architecture)
+        for turn, setting in enumerate(SETTINGS)
+        for place, architecture in enumerate(("bert", "t5", "llama"))
+        if EVERY or turn % 3 == place
+    ],
+)
 def test_so_it_is_in_every_way_of_training(models: Path, setting: str, architecture: str) -> None:
     pytest.importorskip("bitsandbytes")
     check(spec_of(models, architecture, "lora", **SETTINGS[setting]))

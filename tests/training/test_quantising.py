@@ -196,11 +196,9 @@ def test_versions_from_the_oldest_on_will_do(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["adamw", "adamw-8bit"])
 def test_where_nothing_is_trained_torch_says_so(name: Any) -> None:
-    for groups in ([], [{"params": []}]):
-        if groups and name == "adamw":
-            continue  # torch takes an empty group
-        with pytest.raises(ValueError, match="empty parameter list"):
-            make_optimizer(TrainConfig(optimizer=name), groups)
+    with pytest.raises(ValueError, match="empty parameter list"):
+        make_optimizer(TrainConfig(optimizer=name), [])
+    make_optimizer(TrainConfig(optimizer=name), [{"params": []}])  # which torch takes
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw-8bit"])
