@@ -70,7 +70,7 @@ class ModelConfig(Part):
         quantization: in what the backbone's linear layers hold their weights, by bitsandbytes: ``nf4`` (4
             bits as in QLoRA, whose scales are quantised as well), ``nf4-single`` (whose scales are not),
             ``int8`` (LLM.int8()), or ``none``. Output layer and head stay as they are; products are in
-            ``dtype``.
+            ``dtype``, so ``train.autocast`` may not be asked for.
     """
 
     name: Annotated[str, Field(min_length=1)]

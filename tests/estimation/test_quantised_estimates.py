@@ -42,7 +42,7 @@ def estimated(spec: RunSpec, kind: Any = "cuda") -> Estimate:
 
 
 EVERY = bool(os.environ.get("PEPROF_EVERY_SETTING"))
-"""All pairs (minutes), and not a sample in which two thirds of the methods, each setting and both types come up;
+"""All pairs (minutes), and not a sample that has two thirds of the methods, each setting and both types;
 tests/methods/test_quantised.py runs each method beside bitsandbytes' layers."""
 TRAINED = [*(m for m in METHODS if m not in REFUSED), "peft:LORA", "peft:VERA", "peft:LN_TUNING"]
 
