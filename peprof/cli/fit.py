@@ -125,7 +125,7 @@ def _fit_estimated(
     from peprof.reports import fits as reports
     from peprof.reports.leaderboard import results_console
 
-    target = find_target(re.sub(r"^cuda:\d+$", "cuda", device.strip(), flags=re.IGNORECASE))
+    target = find_target(re.sub(r"^(auto|cuda:\d+)$", "cuda", device.strip(), flags=re.IGNORECASE))
     memory_bytes = read_bytes(memory) if memory is not None else target.memory_bytes
     if memory_bytes is None:
         raise UsageError(

@@ -46,11 +46,13 @@ class _Pool:
         gpu: ``None`` for none in particular.
         settings: ``None`` where its pool can't be simulated.
         assumptions: in words.
+        kernels_known: whether those that run are known, and not supposed.
     """
 
     gpu: GpuMemory | None = None
     settings: AllocatorSettings | None = None
     assumptions: tuple[str, ...] = ()
+    kernels_known: bool = True
 
 
 def estimate_own_run(run: OwnRun) -> EstimatedMemory:
@@ -111,7 +113,8 @@ def _pool(run: OwnRun) -> _Pool:
     known = gpu_of_device(run.device_name) if run.device_name is not None else None
     if known is None:
         name = run.device_name or "the GPU"
-        return _Pool(assumptions=(f"attention's kernels as on an Ampere, as {name} isn't known",))
+        words = f"attention's kernels as on an Ampere, as {name} isn't known"
+        return _Pool(assumptions=(words,), kernels_known=False)
     gpu = memory_of(
         known.name,
         cublas_workspace_config=os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
@@ -130,12 +133,13 @@ def _pool(run: OwnRun) -> _Pool:
 def _recorded(run: OwnRun, found: Estimate, pool: _Pool, assumptions: tuple[str, ...]) -> EstimatedMemory:
     assert found.profile is not None  # as it has no problem
     peak = found.profile.peak
-    doubtful = {GUESSED, SUPPOSED_PADDING, UNEVEN_PADDING} & set(assumptions)
+    supposed = {GUESSED, SUPPOSED_PADDING, UNEVEN_PADDING} & set(assumptions)
+    doubtful = bool(supposed) or not pool.kernels_known
     counted: Standing = "exact" if found.exact else "by formula"
     standing: dict[str, Standing] = {"tensors": "assumed" if doubtful else counted}
     simulated = pool.settings is not None
     if simulated:
-        standing |= {"reserved_bytes": "simulated", "device_bytes": "assumed"}
+        standing |= {"reserved_bytes": "assumed" if doubtful else "simulated", "device_bytes": "assumed"}
     return EstimatedMemory(
         kind=run.kind,
         gpu=pool.gpu.gpu.name if pool.gpu is not None else None,

@@ -74,7 +74,9 @@ def print_measured_fits(console: Console, found: Sequence[MeasuredFit]) -> None:
     """
     groups: dict[str, list[MeasuredFit]] = {}
     for fit in found:
-        groups.setdefault(f"{fit.spec.model.name} {fit.spec.data.task}", []).append(fit)
+        model = fit.spec.model
+        key = f"{model.name} {model.quantization} {model.dtype} {fit.spec.data.task}"
+        groups.setdefault(key, []).append(fit)
     for group in groups.values():
         say(console, heading(group[0].spec, _estimates(group)), "bold")
         say(console, f"{human_bytes(group[0].memory_bytes)} · {_asked_words(group[0])}", "dim")
@@ -209,6 +211,8 @@ def plain_rows(found: Sequence[MeasuredFit]) -> list[dict[str, Any]]:
             {
                 "method": fit.spec.method.label,
                 "model": fit.spec.model.name,
+                "dtype": fit.spec.model.dtype,
+                "quantization": fit.spec.model.quantization,
                 "dimension": fit.dimension,
                 "device": fit.device,
                 "device_name": fit.device_name,

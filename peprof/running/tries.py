@@ -93,7 +93,8 @@ class Tries:
         if isinstance(answer, Result):
             assert isinstance(answer.value, Tried)
             return trial_of(answer.value, size, memory_bytes, seconds)
-        ended, message = _without_answer(answer, child, spec.limits.run_seconds)
+        on_host = not self.slot.device.startswith("cuda")
+        ended, message = _without_answer(answer, child, spec.limits.run_seconds, on_host=on_host)
         return Trial(size=size, ended=ended, seconds=seconds, phase=phase, message=message)
 
     def _started(self, task: Task) -> Child:
@@ -148,13 +149,22 @@ def trial_of(tried: Tried, size: int, memory_bytes: int, seconds: float) -> Tria
     )
 
 
-def _without_answer(answer: Raised | Exit | None, child: Child, limit_s: float | None) -> tuple[Ended, str]:
-    """What a process's end means where it gave no answer."""
+def _without_answer(
+    answer: Raised | Exit | None, child: Child, limit_s: float | None, *, on_host: bool
+) -> tuple[Ended, str]:
+    """What a process's end means where it gave no answer.
+
+    Args:
+        answer: what came instead; ``None`` for nothing in time.
+        child: the process.
+        limit_s: the time it had.
+        on_host: whether what was tried is the host's memory, for which alone the system kills.
+    """
     if answer is None:
         return "timeout", f"stopped after {limit_s:g} s (limits.run_seconds)"
     if isinstance(answer, Raised):
         return "failed", answer.error.message
-    if answer.code == _KILLED:
+    if answer.code == _KILLED and on_host:
         return "killed", "killed by SIGKILL, as the system does when memory runs out"
     tail = " ".join(child.log_tail().split())[-_LAST_WORDS:]
     words = f"the process ended without an answer: {exit_words(answer.code)}"

@@ -76,11 +76,12 @@ def try_size(task: TryTask, say: Say) -> Tried:
     except Exception as error:  # noqa: BLE001 -- the border of the process: whatever happens is an answer
         status, failure = explain(error, place.phase)
         return Tried(status=status, failure=failure)
+    own = memory.device is not None and memory.device.of == "process"
     return Tried(
         status="ok",
         peak_bytes=memory.peak_bytes,
         reserved_bytes=memory.peak_reserved_bytes,
-        unowned_bytes=memory.unowned_bytes,
+        unowned_bytes=memory.unowned_bytes if own else None,  # what others use says nothing of this one
         alloc_retries=memory.alloc_retries,
     )
 

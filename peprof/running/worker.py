@@ -169,6 +169,8 @@ def run(
         if isinstance(error, StepOutOfMemoryError):
             found.memory = error.profile
 
+    total_time_s = time.perf_counter() - begin + sum(one.total_time_s for one in rounds)
+
     def result() -> RunResult:
         record = RunRecord(
             run_id=spec.run_id,
@@ -177,7 +179,7 @@ def run(
             failure=failure,
             started_at=started_at,
             finished_at=utc_now(),
-            total_time_s=time.perf_counter() - begin + sum(one.total_time_s for one in rounds),
+            total_time_s=total_time_s,
             attempt=attempt,
             **found.parts,
         )

@@ -203,7 +203,9 @@ class PoolDevice(CpuDevice):
         self._gpu.limit_memory(nbytes)
 
     def memory_meter(self, resident: Iterable[torch.Tensor]) -> Any:
-        used = DeviceBytes(used_bytes=self._cuda.allocator.current["reserved_bytes"] + 300 * MIB, of="device")
+        used = DeviceBytes(
+            used_bytes=self._cuda.allocator.current["reserved_bytes"] + 300 * MIB, of="process"
+        )
         return AllocatorMeter(self._cuda, torch.device("cuda", 0), lambda reserved_bytes: used)
 
 

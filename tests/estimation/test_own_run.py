@@ -81,6 +81,8 @@ def test_what_a_library_s_source_says_is_not_called_exact(models: Path) -> None:
     estimate = estimate_run(spec, known_data(spec.data, source="a suite"), "cpu", source="a suite")
     recorded = _recorded(replace(own(models), kind="cpu", spec=spec), estimate, _Pool(), ())
     assert recorded.standing == {"tensors": "by formula"}
+    supposed = _recorded(replace(own(models), kind="cuda"), estimate, _Pool(kernels_known=False), ())
+    assert supposed.standing == {"tensors": "assumed"}
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -142,7 +144,7 @@ def test_of_a_known_gpu_the_pool_is_simulated(models: Path, bare: pytest.MonkeyP
     assert found.reserved_bytes is not None and found.device_bytes is not None
     assert found.device_bytes - found.reserved_bytes == gpu.context.nbytes
     assert found.assumptions == (SUPPOSED_PADDING,)
-    assert found.standing == {"tensors": "assumed", "reserved_bytes": "simulated", "device_bytes": "assumed"}
+    assert found.standing == dict.fromkeys(("tensors", "reserved_bytes", "device_bytes"), "assumed")
 
 
 def test_the_environment_sets_the_pool_up(models: Path, bare: pytest.MonkeyPatch) -> None:
@@ -174,6 +176,7 @@ def test_of_an_unknown_gpu_tensors_alone_are_told(models: Path, bare: pytest.Mon
     assert found.peak_bytes is not None and found.gpu is None
     assert (found.reserved_bytes, found.device_bytes) == (None, None)
     assert "attention's kernels as on an Ampere, as NVIDIA Fake 100 isn't known" in found.assumptions
+    assert found.standing == {"tensors": "assumed"}, "so are the kernels of attention"
 
 
 def test_what_can_not_be_told_is_said(models: Path) -> None:

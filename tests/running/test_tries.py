@@ -13,8 +13,9 @@ from filelock import FileLock
 from peprof.events import Progress
 from peprof.results.measured_fits import Trial
 from peprof.running.executors import local
+from peprof.running.executors.local import Exit
 from peprof.running.tasks import Slot
-from peprof.running.tries import Tries
+from peprof.running.tries import Tries, _without_answer
 from peprof.suite.loading import load_suite
 from peprof.suite.planning import RunSpec, plan
 from tests.running.helpers import write_suite
@@ -121,3 +122,13 @@ def test_leaving_ends_what_is_going_on_and_a_processor_has_no_room_of_its_own(tm
     lock = local._locked(SLOT)
     assert lock is not None, "nobody has the device any more"
     lock.release()
+
+
+@pytest.mark.parametrize(("on_host", "ended"), [(True, "killed"), (False, "died")])
+def test_the_system_kills_for_the_hosts_memory_and_never_for_a_gpus(on_host: bool, ended: str) -> None:
+    class Child:
+        def log_tail(self) -> str:
+            return ""
+
+    found, words = _without_answer(Exit(code=-9), Child(), None, on_host=on_host)  # type: ignore[arg-type]
+    assert found == ended and "SIGKILL" in words
