@@ -7,10 +7,9 @@ shows the result, and a child would only import it once more. Whoever must answe
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 
@@ -25,6 +24,7 @@ from peprof.events import Progress
 from peprof.results.estimates import Estimate, StepEvents
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import Batch
+from peprof.training.quiet import errors_alone
 
 GUESSED = "somewhere a size depends on values; 1 was taken"
 _LONGEST_PROBLEM = 300
@@ -167,13 +167,6 @@ def problem_of(error: Exception) -> str:
     return line
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
+def quiet_libraries() -> AbstractContextManager[None]:
     """Without advice for people who run the model."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+    return errors_alone("transformers")

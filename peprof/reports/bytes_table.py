@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from peprof.breakdown.sizes import bar, human_bytes, human_percent
 from peprof.reports.memory_categories import color_of
-from peprof.reports.terminal import INDENT, is_plain, rule_of, said, say
+from peprof.reports.terminal import INDENT, is_plain, ruled_table, said, say
 
 _WIDEST_BAR = 28
 _NARROWEST_BAR = 6
@@ -74,14 +73,7 @@ def print_lines(
     names = max([len(heads[0]), *(len(line.name) for line in lines)])
     room = console.width - 2 * INDENT - taken - names - 2
     width = min(max(room, _NARROWEST_BAR), _WIDEST_BAR)
-    table = Table(
-        box=rule_of(console),
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        border_style="dim",
-    )
+    table = ruled_table(console)
     table.add_column(heads[0], overflow="fold")
     for head in columns:
         table.add_column(head, justify="right", no_wrap=True)

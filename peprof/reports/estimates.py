@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from peprof.reports.csv_rows import rows_as_csv
 from peprof.reports.formats import MISSING, human_bytes, human_count, human_percent, signed
 from peprof.reports.terminal import INDENT, rule_of, said, say
 from peprof.results.estimates import GROUPS, Estimate, grouped_bytes, is_full
@@ -262,12 +261,7 @@ def _plain_row(found: Estimate, full: int | None) -> dict[str, Any]:
 
 def estimates_as_csv(estimates: Sequence[Estimate]) -> str:
     """A row an estimate."""
-    rows = plain_rows(estimates)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows_as_csv(plain_rows(estimates))
 
 
 def estimates_as_json(estimates: Sequence[Estimate]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +10,7 @@ from peprof.errors import PeprofError
 from peprof.reports import notes
 from peprof.reports.cells import Cell, Column
 from peprof.reports.columns import COLUMNS, columns_named, default_columns
+from peprof.reports.csv_rows import rows_as_csv
 from peprof.results.comparison import Leaderboard
 from peprof.results.rows import Row
 
@@ -145,11 +144,7 @@ def to_csv(boards: Sequence[Leaderboard], *, columns: Sequence[str] | None = Non
         for number, board in enumerate(boards, start=1)
         for row in board.rows
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows_as_csv(rows)
 
 
 def _flat(value: object) -> object:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from peprof.reports.csv_rows import rows_as_csv
 from peprof.reports.estimates import circumstances, heading, standing_notes
 from peprof.reports.formats import MISSING, human_bytes
 from peprof.reports.terminal import INDENT, rule_of, said, say
@@ -163,12 +162,7 @@ def fits_as_json(found: Sequence[Fits]) -> str:
 
 def fits_as_csv(found: Sequence[Fits]) -> str:
     """A row an answer."""
-    rows = plain_rows(found)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows_as_csv(plain_rows(found))
 
 
 def fits_as_markdown(found: Sequence[Fits]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,6 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
+from peprof.reports.csv_rows import rows_as_csv
 from peprof.reports.estimates import circumstances, heading
 from peprof.reports.formats import MISSING, human_bytes, human_seconds, signed
 from peprof.reports.terminal import INDENT, rule_of, said, say
@@ -252,12 +251,7 @@ def measured_fits_as_json(found: Sequence[MeasuredFit]) -> str:
 
 def measured_fits_as_csv(found: Sequence[MeasuredFit]) -> str:
     """A row a border."""
-    rows = plain_rows(found)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows_as_csv(plain_rows(found))
 
 
 def measured_fits_as_markdown(found: Sequence[MeasuredFit]) -> str:

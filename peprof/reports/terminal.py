@@ -46,6 +46,18 @@ def say(console: Console, text: str, style: str) -> None:
     console.print(Padding(Text(said(console, text), style=style), (0, 0, 0, INDENT), expand=False))
 
 
+def ruled_table(console: Console) -> Table:
+    """A table of a run, still without columns."""
+    return Table(
+        box=rule_of(console),
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        border_style="dim",
+    )
+
+
 def print_table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table of a run under its title; words to the left, numbers to the right.
 
@@ -55,14 +67,7 @@ def print_table(console: Console, title: str, heads: Sequence[str], rows: Sequen
         heads: of the columns that are needed.
         rows: as many cells of each as there are heads are printed.
     """
-    table = Table(
-        box=rule_of(console),
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        border_style="dim",
-    )
+    table = ruled_table(console)
     for place, head in enumerate(heads):
         table.add_column(head, justify="right" if place else "left", no_wrap=True)
     for cells in rows:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from peprof.breakdown.sizes import bar, human_percent
 from peprof.reports.formats import human_seconds
-from peprof.reports.terminal import INDENT, is_plain, rule_of, say
+from peprof.reports.terminal import INDENT, is_plain, ruled_table, say
 from peprof.results.spent import TimeSpent
 
 _WIDEST_BAR = 28
@@ -27,14 +26,7 @@ def print_time_spent(console: Console, spent: TimeSpent) -> None:
     """
     plain = is_plain(console)
     width = min(max(console.width - _TAKEN, _NARROWEST_BAR), _WIDEST_BAR)
-    table = Table(
-        box=rule_of(console),
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        border_style="dim",
-    )
+    table = ruled_table(console)
     table.add_column("part", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import PreTrainedModel
 from peprof.errors import Fault
 from peprof.suite.schema import ModelConfig, Quantization, TrainConfig
 from peprof.training.quantised_on_meta import Linear4bitOnMeta, Linear8bitOnMeta
+from peprof.training.quiet import errors_alone
 
 OUTLIER_THRESHOLD = 6.0
 """Columns of an 8-bit layer's input with a larger number are multiplied as they are: the paper's, and that of
@@ -76,16 +76,9 @@ def refused_cast(model: ModelConfig, train: TrainConfig) -> Fault | None:
     )
 
 
-@contextmanager
-def quiet_bitsandbytes() -> Iterator[None]:
+def quiet_bitsandbytes() -> AbstractContextManager[None]:
     """Without the library's advice, which it gives for each of its kernels and casts."""
-    logger = logging.getLogger("bitsandbytes")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+    return errors_alone("bitsandbytes")
 
 
 def quantised_names(model: PreTrainedModel) -> Iterator[str]:

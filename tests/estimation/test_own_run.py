@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,22 +21,14 @@ from peprof.estimation.own_run import (
 )
 from peprof.results.predicted import by_phase, prediction_of
 from peprof.results.record import EstimatedMemory
-from peprof.running import methods, worker
+from peprof.running import worker
 from peprof.running.estimate_pass import OwnRun
 from peprof.running.tasks import RunResult
 from peprof.suite.planning import RunSpec
-from tests.estimation.small_models import known_once, spec_of, write_configs
+from tests.estimation.small_models import spec_of
+from tests.estimation.test_estimate_equals_run import _do_slow_things_once, models
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_configs(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(autouse=True)
-def _do_slow_things_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gc, "collect", lambda: 0)
-    monkeypatch.setattr(methods, "known_methods", known_once)
+__all__ = ["_do_slow_things_once", "models"]  # fixtures
 
 
 def run(spec: RunSpec) -> RunResult:

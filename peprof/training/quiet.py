@@ -1,0 +1,23 @@
+"""Libraries whose advice isn't meant for those who run a suite."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def errors_alone(library: str) -> Iterator[None]:
+    """Within it a library says errors and nothing less.
+
+    Args:
+        library: the name of its logger.
+    """
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
