@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 
+from peprof.gpus.room import GpuRoom
 from peprof.meters.sampler import Sampler
 
 Mark = Callable[[str | None], None]
@@ -71,19 +72,6 @@ class DeviceBytes:
 
     used_bytes: int
     of: Literal["process", "device"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceRoom:
-    """Memory of a device that has its own.
-
-    Args:
-        free_bytes: that nobody holds now; what this process's context takes is gone from it.
-        total_bytes: of the device.
-    """
-
-    free_bytes: int
-    total_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +207,7 @@ class Device(ABC):
     def release_cached_memory(self) -> None:
         """Gives back what a pool holds but no tensor uses; nothing where there is no pool."""
 
-    def room(self) -> DeviceRoom | None:
+    def room(self) -> GpuRoom | None:
         """What there is of the device's memory; ``None`` where it has none of its own."""
         return None
 
@@ -254,6 +242,14 @@ class Device(ABC):
     def memory_bytes(self) -> int | None:
         """Of memory on the device in all, or that this process may have; ``None`` where nobody tells."""
         return None
+
+    def bytes_for_tensors(self) -> int | None:
+        """What this process's tensors may take in all, as things are now; ``None`` where nobody tells.
+
+        On a device with a pool: what the pool holds and what is free, so neither what others use nor this
+        process's context. On a host it is all that the process may have.
+        """
+        return self.memory_bytes()
 
     def get_ready(self) -> None:
         """Settles what a process decides once, at its first work. To be called before any."""

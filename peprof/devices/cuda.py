@@ -22,7 +22,6 @@ from peprof.devices.base import (
     Device,
     DeviceBytes,
     DeviceFacts,
-    DeviceRoom,
     PeakBytes,
     PhaseBytes,
     PhaseClock,
@@ -32,6 +31,7 @@ from peprof.devices.base import (
     group_edges,
 )
 from peprof.devices.waiting import WaitingClock
+from peprof.gpus.room import GpuRoom
 from peprof.meters.sampler import Sampler, nvml_sampler
 
 _POOL_COUNTERS = tuple(field.name for field in fields(PoolBytes))
@@ -244,13 +244,14 @@ class CudaDevice(Device):
         self._cuda.empty_cache()
 
     @override
-    def room(self) -> DeviceRoom:
+    def room(self) -> GpuRoom:
         free, total = self._cuda.mem_get_info(self.torch_device)
-        return DeviceRoom(free_bytes=int(free), total_bytes=int(total))
+        return GpuRoom(free_bytes=int(free), total_bytes=int(total))
 
     @override
     def limit_memory(self, nbytes: int) -> None:
-        fraction = fraction_of(nbytes, self.room().total_bytes)
+        # The allocator multiplies the properties' total, from which the driver's may differ.
+        fraction = fraction_of(nbytes, self.memory_bytes())
         self._cuda.set_per_process_memory_fraction(fraction, self.torch_device)
 
     @override
@@ -272,6 +273,11 @@ class CudaDevice(Device):
     @override
     def memory_bytes(self) -> int:
         return int(self._cuda.get_device_properties(self.torch_device).total_memory)
+
+    @override
+    def bytes_for_tensors(self) -> int:
+        held = self._cuda.memory_stats(self.torch_device)["reserved_bytes.all.current"]
+        return self.room().free_bytes + int(held)
 
     @override
     def get_ready(self) -> None:

@@ -100,8 +100,8 @@ def _asked(record: RunRecord) -> dict[str, Any]:
 
 
 _OF_ENVIRONMENT = (
-    "device_name", "device_uuid", "driver", "cuda", "threads", "torch", "transformers", "peprof", "python",
-    "platform", "hostname", "git_commit", "git_dirty",
+    "device_name", "device_uuid", "driver", "cuda", "threads", "torch", "transformers", "bitsandbytes",
+    "peprof", "python", "platform", "hostname", "git_commit", "git_dirty",
 )  # fmt: skip
 
 

@@ -50,10 +50,10 @@ class RanOut:
     Args:
         seed: of the run.
         phase: what it was doing.
-        need_bytes: of a training step: with the device's context where a known GPU's pool was simulated, else
-            of its tensors alone.
+        need_bytes: of a training step: what its pool would hold where a known GPU's was simulated, else its
+            tensors alone.
         standing: how well that is known.
-        there_bytes: of memory; ``None`` where nobody told.
+        there_bytes: of memory for it; ``None`` where nobody told.
     """
 
     seed: int
@@ -135,10 +135,10 @@ def _ran_out(record: RunRecord, estimate: EstimatedMemory) -> RanOut | None:
     failure = record.failure
     if record.status != "oom" or failure is None or failure.phase in _NO_TRAINING_STEP:
         return None
-    need = estimate.device_bytes if estimate.device_bytes is not None else estimate.peak_bytes
+    need = estimate.reserved_bytes if estimate.reserved_bytes is not None else estimate.peak_bytes
     if need is None:
         return None
-    figure = "device_bytes" if estimate.device_bytes is not None else "tensors"
+    figure = "reserved_bytes" if estimate.reserved_bytes is not None else "tensors"
     return RanOut(
         seed=record.spec.seed,
         phase=failure.phase,
@@ -159,9 +159,12 @@ class RowPredictions:
     runs: tuple[Prediction, ...]
 
     def predicted_bytes(self, figure: Figure) -> int | None:
-        """Median over the runs of which it was predicted; ``None`` where it was of none."""
-        found = [run.held[figure].predicted_bytes for run in self.runs if figure in run.held]
-        return round(median(found)) if found else None
+        """Median over the runs that have both, so that it goes with the other two; where none has, over those
+        of which it was predicted; ``None`` where it was of none.
+        """
+        held = [run.held[figure] for run in self.runs if figure in run.held]
+        found = [one for one in held if one.measured_bytes is not None] or held
+        return round(median([one.predicted_bytes for one in found])) if found else None
 
     def measured_bytes(self, figure: Figure) -> int | None:
         """Median over the runs that have both; ``None`` where none has."""

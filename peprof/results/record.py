@@ -649,8 +649,8 @@ class EstimatedMemory(Piece):
         device_bytes: with the device's context; ``None`` likewise.
         standing: ``tensors`` (the peak, its phases and categories), ``reserved_bytes``, ``device_bytes``
             -> how well these are known.
-        there_bytes: of memory on the device in all, or that the process may have; ``None`` where nobody
-            tells.
+        there_bytes: for the process's tensors when it began: on a GPU what was free beside its context, on a
+            CPU all that the process might have; ``None`` where nobody tells.
         assumptions: in words.
         problem: why there is no estimate; ``None`` where there is one.
     """

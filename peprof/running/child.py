@@ -15,13 +15,13 @@ from pathlib import Path
 
 from peprof.errors import PeprofError
 from peprof.events import Progress
+from peprof.gpus.room import GpuRoom
 from peprof.running.tasks import (
     Prepared,
     PrepareTask,
     Provisional,
     Raised,
     Result,
-    Room,
     RoomTask,
     RunResult,
     Say,
@@ -79,7 +79,7 @@ def child_main(task: Task, connection: Connection, log_path: str) -> None:
 
 def _perform(
     task: Task, say: Say, keep: Callable[[RunResult], None]
-) -> Prepared | RunResult | Tried | Room | None:
+) -> Prepared | RunResult | Tried | GpuRoom | None:
     """Does the work. What does it imports torch, which the parent, who imports this file, must not."""
     if isinstance(task, PrepareTask):
         from peprof.running.preparing import prepare

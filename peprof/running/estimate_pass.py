@@ -28,7 +28,7 @@ class OwnRun:
         source: the suite's file, for messages.
         kind: of its device.
         device_name: as its vendor names it; ``None`` where the run didn't get as far as that.
-        memory_bytes: of memory on its device; ``None`` where nobody tells.
+        memory_bytes: that there was for its tensors; ``None`` where nobody tells.
         facts: of its data; ``None`` likewise.
         train: its rows, from which a step's batches are made; ``None`` likewise.
     """

@@ -166,14 +166,6 @@ class RoomTask:
     device: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Room:
-    """Bytes of a device's memory that are free, beside this process's context, and all that it has."""
-
-    free_bytes: int
-    total_bytes: int
-
-
 Task = PrepareTask | RunTask | TryTask | RoomTask
 """Work for one fresh process: sent there, done by ``child``."""
 

@@ -14,10 +14,11 @@ from types import TracebackType
 
 from peprof.errors import RunFailedError
 from peprof.events import Progress
+from peprof.gpus.room import GpuRoom
 from peprof.results.measured_fits import Ended, Trial
 from peprof.running.executors.local import Child, Exit, LocalExecutor
 from peprof.running.loop import MEMORY_HINT, POLL_S, exit_words
-from peprof.running.tasks import Raised, Result, Room, RoomTask, Slot, Task, Tried, TryTask
+from peprof.running.tasks import Raised, Result, RoomTask, Slot, Task, Tried, TryTask
 from peprof.suite.planning import RunSpec
 
 _KILLED = -9
@@ -49,7 +50,7 @@ class Tries:
         self._executor.close()
         self._directory.cleanup()
 
-    def room(self) -> Room | None:
+    def room(self) -> GpuRoom | None:
         """What there is of the device's memory; ``None`` where it has none of its own.
 
         Raises:
@@ -63,9 +64,9 @@ class Tries:
             words = exit_words(answer.code) if answer is not None else "no answer"
             raise RunFailedError(
                 f"asking {self.slot.device} for its memory ended without an answer ({words})",
-                hint=child.log_tail() or MEMORY_HINT,
+                hint=_last_line(child.log_tail()) or MEMORY_HINT,
             )
-        assert isinstance(answer.value, Room | None)
+        assert isinstance(answer.value, GpuRoom | None)
         return answer.value
 
     def __call__(
@@ -125,6 +126,11 @@ class Tries:
             if limit_s is not None and child.running_s() >= limit_s:
                 self._executor.kill(child)
                 return None
+
+
+def _last_line(text: str) -> str:
+    """What an error says, without the way there."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def trial_of(tried: Tried, size: int, memory_bytes: int, seconds: float) -> Trial:

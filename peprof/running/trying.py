@@ -9,9 +9,10 @@ import torch
 
 from peprof.devices import Mark, StepBytes, no_mark, open_device
 from peprof.events import Progress
+from peprof.gpus.room import GpuRoom
 from peprof.profiler.memory import measure_memory
 from peprof.running.subject import Subject
-from peprof.running.tasks import Room, RoomTask, Say, Tried, TryTask
+from peprof.running.tasks import RoomTask, Say, Tried, TryTask
 from peprof.running.worker import explain
 from peprof.training.batches import Batch
 from peprof.training.data import load_data
@@ -101,7 +102,6 @@ def _measured(task: TryTask, place: _Place) -> StepBytes:
     return measure_memory(step, [batch], device, warmup_steps=STEPS - 1)
 
 
-def room_of(task: RoomTask) -> Room | None:
+def room_of(task: RoomTask) -> GpuRoom | None:
     """What there is of a device's memory; ``None`` where it has none of its own."""
-    room = open_device(task.device).room()
-    return Room(free_bytes=room.free_bytes, total_bytes=room.total_bytes) if room is not None else None
+    return open_device(task.device).room()

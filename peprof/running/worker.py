@@ -241,7 +241,7 @@ def _run(
     if spec.model.dtype == "float16":
         found.warn(PURE_HALF_WARNING)
     found.parts["environment"] = describe_environment(device)
-    found.memory_bytes = device.memory_bytes()
+    found.memory_bytes = device.bytes_for_tensors()
     data = load_data(spec.data, source=source)
     found.parts["data"] = data.facts
     subject = Subject(spec, device, data, source)

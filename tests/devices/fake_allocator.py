@@ -44,7 +44,7 @@ class FakeAllocator:
         allowed: that the pool may hold; ``None`` for all there is.
     """
 
-    capacity: int = 2**40
+    capacity: int = 80 * 2**30
     driver_bytes: int = 0
     allowed: int | None = None
     segments: list[Segment] = field(default_factory=list)

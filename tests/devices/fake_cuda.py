@@ -1,6 +1,7 @@
 """A stand-in for ``torch.cuda``: a clock that the test moves, and a caching allocator.
 
-It has several devices and the work is on one of them. As with the real one, what names no device means the
+It has several devices and the work is on one of them. Of the memory that their properties tell, the driver
+may keep some: ``hidden_bytes``. As with the real one, what names no device means the
 current one, device 0 at first; whoever then measures another device than the work's is refused.
 """
 
@@ -21,6 +22,7 @@ class FakeCuda:
     allocator: FakeAllocator = field(default_factory=FakeAllocator)
     synchronisations: int = 0
     events_made: int = 0
+    hidden_bytes: int = 0
     queued: list[Any] = field(default_factory=list)
 
     def _index(self, device: Any = None) -> int:
@@ -81,14 +83,16 @@ class FakeCuda:
         return self.allocator.free_on_device(), self.allocator.capacity
 
     def set_per_process_memory_fraction(self, fraction: float, device: Any = None) -> None:
-        """As in c10/cuda: the total times the fraction, cut off behind the point."""
+        """As in c10/cuda: the properties' total times the fraction, cut off; 1 is no limit."""
         self._check(device)
         assert isinstance(fraction, float) and 0 <= fraction <= 1
-        self.allocator.allowed = int(fraction * self.allocator.capacity)
+        total_bytes = self.get_device_properties(device).total_memory
+        self.allocator.allowed = int(fraction * total_bytes) if fraction < 1 else None
 
     def get_device_properties(self, device: Any = None) -> SimpleNamespace:
         self._check(device)
-        return SimpleNamespace(name="NVIDIA Fake 100", uuid="1234", total_memory=80 * 2**30)
+        total_bytes = self.allocator.capacity + self.hidden_bytes
+        return SimpleNamespace(name="NVIDIA Fake 100", uuid="1234", total_memory=total_bytes)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import peprof.devices
-from peprof.devices import CpuDevice, DeviceBytes, DeviceRoom, PeakBytes, PoolBytes, open_device
+from peprof.devices import CpuDevice, DeviceBytes, PeakBytes, PoolBytes, open_device
 from peprof.devices.cuda import AllocatorMeter, CudaDevice, EventClock, fraction_of
+from peprof.gpus.room import GpuRoom
 from tests.devices.fake_allocator import MIB, FakeAllocator
 from tests.devices.fake_cuda import FakeCuda
 
@@ -292,12 +293,16 @@ def test_a_limit_is_kept_to_the_byte_as_the_allocator_turns_a_fraction_back_into
 
 
 def test_memory_runs_out_at_the_limit_and_what_is_free_is_told() -> None:
-    cuda = FakeCuda(allocator=FakeAllocator(capacity=1000 * MIB, driver_bytes=300 * MIB))
+    cuda = FakeCuda(
+        allocator=FakeAllocator(capacity=1000 * MIB, driver_bytes=300 * MIB), hidden_bytes=37 * MIB
+    )
     device = CudaDevice(0, cuda=cuda)
-    assert device.room() == DeviceRoom(free_bytes=700 * MIB, total_bytes=1000 * MIB)
+    assert device.room() == GpuRoom(free_bytes=700 * MIB, total_bytes=1000 * MIB)
+    assert device.memory_bytes() == 1037 * MIB
     device.limit_memory(64 * MIB)
     block = cuda.allocator.malloc(64 * MIB)
     assert device.room().free_bytes == 636 * MIB
+    assert device.bytes_for_tensors() == 700 * MIB, "what the pool holds is there for tensors"
     with pytest.raises(torch.OutOfMemoryError):
         cuda.allocator.malloc(1)
     cuda.allocator.free(block)

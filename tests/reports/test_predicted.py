@@ -129,8 +129,8 @@ def test_a_gpus_pool_is_told_of_too() -> None:
     ) in text
     assert "Predicted for full on the assumption of something." in text
     assert (
-        "lst, seed 0, ran out of memory in 'short: warm-up'; a step was predicted to need 762 MiB (assumed "
-        "in part) of 1.00 GiB that there was: not foreseen."
+        "lst, seed 0, ran out of memory in 'short: warm-up'; a step was predicted to need 250 MiB "
+        "(simulated) of 1.00 GiB that there was: not foreseen."
     ) in text
     columns = ["reserved", "predicted_reserved", "reserved_error", "predicted_device"]
     cells = [line.split() for line in shown(*records, columns=columns).splitlines()]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
+from peprof.errors import RunFailedError
 from peprof.events import Progress
 from peprof.results.measured_fits import Trial
 from peprof.running.executors import local
@@ -132,3 +134,14 @@ def test_the_system_kills_for_the_hosts_memory_and_never_for_a_gpus(on_host: boo
 
     found, words = _without_answer(Exit(code=-9), Child(), None, on_host=on_host)  # type: ignore[arg-type]
     assert found == ended and "SIGKILL" in words
+
+
+def test_whoever_asks_for_a_devices_memory_in_vain_is_told_the_last_line_of_why(
+    tries: Tries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traceback = "Traceback (most recent call last):\n  File 'x'\nRuntimeError: no driver\n\n"
+    monkeypatch.setattr(tries, "_answer", lambda *_: Exit(code=1))
+    monkeypatch.setattr(tries, "_started", lambda task: SimpleNamespace(log_tail=lambda: traceback))
+    with pytest.raises(RunFailedError) as raised:
+        tries.room()
+    assert raised.value.hint == "RuntimeError: no driver"
