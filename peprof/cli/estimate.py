@@ -221,7 +221,7 @@ def estimated(loaded: LoadedSuite, device: str, *, padded: bool) -> Sequence[Est
         found = estimate_runs(
             specs, target.kind, source=loaded.source, say=progress.progress, padded=padded, gpu=target.gpu
         )
-    return with_published(found, loaded.suite)
+    return with_published(found, loaded.suite, set_keys=loaded.set_keys)
 
 
 def drawn(loaded: LoadedSuite, device: str, path: Path, *, padded: bool) -> Sequence[Estimate]:

@@ -155,7 +155,7 @@ def _found(
     from rich.console import Console
 
     from peprof.estimation.building import known_data
-    from peprof.estimation.fitting import find_fits, pool_bytes, tensor_bytes
+    from peprof.estimation.fitting import find_fits
     from peprof.events import Progress
     from peprof.reports.progress import RunProgress
 
@@ -176,7 +176,6 @@ def _found(
                     dimensions,
                     memory_bytes,
                     source=loaded.source,
-                    need=tensor_bytes if target.gpu is None else pool_bytes,
                     padded=padded,
                     gpu=target.gpu,
                 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peprof.errors import PeprofError, RunFailedError, SuiteError, UsageError
+from peprof.errors import RunFailedError, SuiteError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def fit_measured(
     found: list[MeasuredFit] = []
     try:
         _find(loaded, device, asked_bytes, dimensions, found, leave_out=leave_out)
-    except (KeyboardInterrupt, PeprofError) as stop:
+    except (KeyboardInterrupt, Exception) as stop:  # whatever it is, what was found isn't lost
         if any(fit.trials for fit in found):
             _show(found, output_format)
         if isinstance(stop, KeyboardInterrupt):
@@ -95,6 +95,7 @@ def _find(
                     device=slot.device,
                     device_name=prepared.environment.device_name,
                     memory_bytes=memory_bytes,
+                    limit="free" if asked_bytes is None else "asked",
                 ),
                 dimensions,
                 source=loaded.source,

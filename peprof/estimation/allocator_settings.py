@@ -44,6 +44,10 @@ class AllocatorSettings:
         return self.roundup_power2_divisions[min(max(interval, 0), _INTERVALS - 1)]
 
 
+TORCHS_OWN = AllocatorSettings()
+"""Those that nobody changed."""
+
+
 def parse_allocator_settings(text: str) -> AllocatorSettings:
     """Reads what PYTORCH_CUDA_ALLOC_CONF (or PYTORCH_ALLOC_CONF) holds.
 

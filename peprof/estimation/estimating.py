@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache
 
 from peprof.errors import PeprofError, SuiteError
-from peprof.estimation.allocator_settings import AllocatorSettings
+from peprof.estimation.allocator_settings import TORCHS_OWN, AllocatorSettings
 from peprof.estimation.allocator_simulation import AllocationEvent, Resident, simulate
 from peprof.estimation.building import KnownData, build_on_meta, known_data
 from peprof.estimation.gpu_memory import GpuMemory
@@ -28,6 +28,8 @@ from peprof.training.quiet import errors_alone
 
 GUESSED = "somewhere a size depends on values; 1 was taken"
 _LONGEST_PROBLEM = 300
+UNTELLABLE = (RuntimeError, ValueError, TypeError, PeprofError)
+"""What models, methods and operators raise where a step can't be run without data."""
 
 
 def estimate_runs(
@@ -102,7 +104,7 @@ def estimate_run(
     padded: bool = True,
     gpu: GpuMemory | None = None,
     batch: Batch | None = None,
-    settings: AllocatorSettings | None = None,
+    settings: AllocatorSettings | None = TORCHS_OWN,
 ) -> Estimate:
     """The memory of a run's training step.
 
@@ -115,7 +117,7 @@ def estimate_run(
         padded: whether batches hold padding.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
         batch: on ``meta``; one of the longest length unless given.
-        settings: of the simulated allocator; torch's own unless given.
+        settings: of the simulated allocator; ``None`` where it isn't to be simulated.
 
     Raises:
         SuiteError: the model isn't known here or can't do the task.
@@ -127,10 +129,12 @@ def estimate_run(
             found = trace(built.step, batch or built.batch, kind, padded=padded, capability=capability)
         except SuiteError:
             raise
-        except (RuntimeError, ValueError, TypeError, PeprofError) as error:
+        except UNTELLABLE as error:
             return Estimate(spec=spec, kind=kind, profile=None, problem=problem_of(error))
         log = found.events()
-        reserved = reserved_bytes(log, gpu, settings) if gpu is not None else None
+        reserved: int | None = None
+        if gpu is not None and settings is not None:
+            reserved = reserved_bytes(log, gpu, settings)
         return Estimate(
             spec=spec,
             kind=kind,
@@ -144,13 +148,13 @@ def estimate_run(
         )
 
 
-def reserved_bytes(events: StepEvents, gpu: GpuMemory, settings: AllocatorSettings | None = None) -> int:
+def reserved_bytes(events: StepEvents, gpu: GpuMemory, settings: AllocatorSettings = TORCHS_OWN) -> int:
     """What the caching allocator would hold of a GPU that has room for all, workspaces included.
 
     Args:
         events: of a step.
         gpu: whose libraries keep workspaces.
-        settings: of the allocator; torch's own unless given.
+        settings: of the allocator.
     """
     resident = [Resident(number, nbytes) for number, nbytes in events.resident if nbytes]
     resident += [Resident(~place, nbytes) for place, nbytes in enumerate(gpu.workspaces_bytes)]

@@ -10,31 +10,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from peprof.errors import SuiteError
+from peprof.estimation.allocator_settings import TORCHS_OWN, AllocatorSettings
 from peprof.estimation.building import BuiltOnMeta, KnownData, build_on_meta, longest_length, meta_batch
-from peprof.estimation.estimating import estimate_run, quiet_libraries
+from peprof.estimation.estimating import UNTELLABLE, estimate_run, problem_of, quiet_libraries
 from peprof.estimation.gpu_memory import GpuMemory
 from peprof.estimation.kernels import AMPERE, Kind
 from peprof.estimation.tracing import trace
-from peprof.results.estimates import Estimate, Fit
+from peprof.results.estimates import SEARCH_END, Estimate, Fit
 from peprof.suite.planning import RunSpec
 
 Dimension = Literal["batch", "length"]
-Need = Callable[[Estimate], "int | None"]
-"""An estimate -> the memory that it needs; ``None`` where that isn't known."""
 
-LARGEST_BATCH, LONGEST_LENGTH = 2**20, 2**20
-"""Nobody asks for more; where even this fits, it is the answer."""
 SHORTEST_LENGTH = 4
 
 
-def pool_bytes(estimate: Estimate) -> int | None:
-    """What a known GPU's pool would hold, as simulated."""
-    return estimate.reserved_bytes
+class _CannotTellError(Exception):
+    """What a step of some size needs can't be told; its estimate, which says why."""
 
-
-def tensor_bytes(estimate: Estimate) -> int | None:
-    """What the ledger counts; what an allocator makes of it is more."""
-    return estimate.peak_bytes
+    def __init__(self, estimate: Estimate) -> None:
+        super().__init__(estimate.problem)
+        self.estimate = estimate
 
 
 def find_fit(
@@ -45,11 +41,11 @@ def find_fit(
     memory_bytes: int,
     *,
     source: str,
-    need: Need = tensor_bytes,
     padded: bool = True,
     gpu: GpuMemory | None = None,
+    settings: AllocatorSettings | None = TORCHS_OWN,
 ) -> Fit:
-    """The largest batch or length of a run that fits.
+    """The largest batch or length of a run that fits, by what a simulated pool holds where there is one.
 
     Args:
         spec: the run; its other dimension stays as it is.
@@ -58,48 +54,39 @@ def find_fit(
         dimension: what grows.
         memory_bytes: that may be used.
         source: the suite's file, for messages.
-        need: what counts as the memory of a step.
         padded: whether batches hold padding.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
+        settings: of the simulated pool; ``None`` where it isn't to be simulated.
+
+    Returns:
+        The border; or, where a size on the way can't be told, that size's estimate with its problem.
 
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
-
-    def estimated(size: int) -> Estimate:
-        return estimate_run(sized(spec, dimension, size), known, kind, source=source, padded=padded, gpu=gpu)
-
     unit, smallest = unit_of(spec, dimension), smallest_of(spec, dimension)
-    first = estimated(smallest)
-    if first.problem is not None:
-        return Fit(dimension=dimension, memory_bytes=memory_bytes, estimate=first, largest=None)
-    cap = cap_of(spec, known, dimension, source=source)
-    probe = _Probe(
-        sized(spec, dimension, smallest), known, kind, dimension, source=source, padded=padded, gpu=gpu
-    )
-    verified: dict[int, Estimate] = {smallest: first}
-
-    def needed(size: int) -> int:
-        nearest = min(verified, key=lambda other: abs(other - size))
-        near = verified[nearest]
-        more = (need(near) or 0) - (near.peak_bytes or 0)  # than the bytes of tensors
-        return (need(near) or 0) if nearest == size else probe(size) + more
-
-    while True:
-        largest = largest_within(needed, memory_bytes, smallest=smallest, cap=cap, unit=unit)
-        sizes = [largest, largest + unit] if largest is not None else [smallest]
-        missing = [size for size in sizes if size not in verified and size <= cap]
-        if not missing:
-            break
-        verified |= {size: estimated(size) for size in missing}
+    steps = _Steps(spec, known, kind, dimension, source=source, padded=padded, gpu=gpu, settings=settings)
+    try:
+        steps.verify(smallest)
+        cap = cap_of(spec, known, dimension, source=source)
+        while True:
+            largest = largest_within(steps.need_bytes, memory_bytes, smallest=smallest, cap=cap, unit=unit)
+            sides = [largest, largest + unit] if largest is not None else [smallest]
+            missing = [size for size in sides if size not in steps.verified and size <= cap]
+            if not missing:
+                break
+            for size in missing:
+                steps.verify(size)
+    except _CannotTellError as told:
+        return Fit(dimension=dimension, memory_bytes=memory_bytes, estimate=told.estimate, largest=None)
+    at = largest if largest is not None else smallest
     return Fit(
         dimension=dimension,
         memory_bytes=memory_bytes,
         largest=largest,
-        estimate=verified[largest if largest is not None else smallest],
-        beyond=verified.get(largest + unit) if largest is not None else first,
-        need_bytes=need(verified[largest if largest is not None else smallest]),
-        at_cap=largest == cap,
+        cap=cap,
+        estimate=steps.verified[at],
+        beyond=steps.verified.get(at + unit if largest is not None else at),
     )
 
 
@@ -111,7 +98,6 @@ def find_fits(
     memory_bytes: int,
     *,
     source: str,
-    need: Need = tensor_bytes,
     padded: bool = True,
     gpu: GpuMemory | None = None,
 ) -> dict[str, Fit]:
@@ -120,16 +106,14 @@ def find_fits(
     Args:
         spec: the run; where one dimension grows, the other stays as it is.
         dimensions: that are looked for.
-        known, kind, memory_bytes, source, need, padded, gpu: as for ``find_fit``.
+        known, kind, memory_bytes, source, padded, gpu: as for ``find_fit``.
 
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
 
     def find(run: RunSpec, dimension: Dimension) -> Fit:
-        return find_fit(
-            run, known, kind, dimension, memory_bytes, source=source, need=need, padded=padded, gpu=gpu
-        )
+        return find_fit(run, known, kind, dimension, memory_bytes, source=source, padded=padded, gpu=gpu)
 
     found: dict[str, Fit] = {}
     for dimension in dimensions:
@@ -172,14 +156,18 @@ def cap_of(spec: RunSpec, known: KnownData, dimension: Dimension, *, source: str
         SuiteError: the model isn't known here or can't do the task.
     """
     if dimension == "batch":
-        return LARGEST_BATCH // unit_of(spec, dimension) * unit_of(spec, dimension)
-    return longest_length(sized(spec, "length", SHORTEST_LENGTH), known, source=source) or LONGEST_LENGTH
+        return SEARCH_END // unit_of(spec, dimension) * unit_of(spec, dimension)
+    return longest_length(sized(spec, "length", SHORTEST_LENGTH), known, source=source) or SEARCH_END
 
 
-class _Probe:
-    """The peak of a step at other sizes, quickly: over one model, without a step that makes optimizer states.
+class _Steps:
+    """What a run's steps of different sizes need: estimated anew, or quickly over one model.
 
-    Methods that change from step to step may be somewhere else by then, so the border is verified apart.
+    The quick way needs no step that makes optimizer states. Methods that change from step to step may be
+    somewhere else by then, so that borders are verified with estimates.
+
+    Args:
+        spec, known, kind, dimension, source, padded, gpu, settings: as for ``find_fit``.
     """
 
     def __init__(
@@ -192,29 +180,82 @@ class _Probe:
         source: str,
         padded: bool,
         gpu: GpuMemory | None,
+        settings: AllocatorSettings | None,
     ) -> None:
-        self._capability = gpu.gpu.capability if gpu is not None else AMPERE
-        self._spec, self._kind, self._dimension, self._padded = spec, kind, dimension, padded
-        with quiet_libraries():
-            self._built: BuiltOnMeta = build_on_meta(spec, known, kind, source=source)
+        self._spec, self._known, self._kind, self._dimension = spec, known, kind, dimension
+        self._source, self._padded, self._gpu, self._settings = source, padded, gpu, settings
+        self.verified: dict[int, Estimate] = {}
+        self._built: BuiltOnMeta | None = None
         self._has_state = False
-        self._found: dict[int, int] = {}
+        self._peaks_bytes: dict[int, int] = {}
 
-    def __call__(self, size: int) -> int:
-        if size not in self._found:
-            batch = meta_batch(sized(self._spec, self._dimension, size), self._built.config)
-            with quiet_libraries():
-                found = trace(
-                    self._built.step,
-                    batch,
-                    self._kind,
-                    padded=self._padded,
-                    warm_up=not self._has_state,
-                    capability=self._capability,
-                )
-            self._has_state = True
-            self._found[size] = found.peak_bytes
-        return self._found[size]
+    def verify(self, size: int) -> None:
+        """Adds the estimate of a step that is built anew.
+
+        Raises:
+            _CannotTellError: there is none.
+            SuiteError: the model isn't known here or can't do the task.
+        """
+        found = estimate_run(
+            sized(self._spec, self._dimension, size),
+            self._known,
+            self._kind,
+            source=self._source,
+            padded=self._padded,
+            gpu=self._gpu,
+            settings=self._settings,
+        )
+        if found.problem is not None:
+            raise _CannotTellError(self._named(found, size))
+        self.verified[size] = found
+
+    def need_bytes(self, size: int) -> int:
+        """Of a size; of one that isn't verified the peak of its tensors, and what the pool of the nearest
+        verified one has beside them.
+
+        Raises:
+            _CannotTellError: an operator says no.
+        """
+        near = self.verified[min(self.verified, key=lambda other: abs(other - size))]
+        assert near.need_bytes is not None and near.peak_bytes is not None  # as it has no problem
+        if size in self.verified:
+            return near.need_bytes
+        return self._peak_bytes(size) + near.need_bytes - near.peak_bytes
+
+    def _peak_bytes(self, size: int) -> int:
+        if size not in self._peaks_bytes:
+            try:
+                self._peaks_bytes[size] = self._quick_peak_bytes(size)
+            except SuiteError:
+                raise
+            except UNTELLABLE as error:
+                spec = sized(self._spec, self._dimension, size)
+                found = Estimate(spec=spec, kind=self._kind, profile=None, problem=problem_of(error))
+                raise _CannotTellError(self._named(found, size)) from error
+        return self._peaks_bytes[size]
+
+    def _quick_peak_bytes(self, size: int) -> int:
+        with quiet_libraries():
+            if self._built is None:
+                smallest = smallest_of(self._spec, self._dimension)
+                run = sized(self._spec, self._dimension, smallest)
+                self._built = build_on_meta(run, self._known, self._kind, source=self._source)
+            found = trace(
+                self._built.step,
+                meta_batch(sized(self._spec, self._dimension, size), self._built.config),
+                self._kind,
+                padded=self._padded,
+                warm_up=not self._has_state,
+                capability=self._gpu.gpu.capability if self._gpu is not None else AMPERE,
+            )
+        self._has_state = True
+        return found.peak_bytes
+
+    def _named(self, found: Estimate, size: int) -> Estimate:
+        """With the size in its problem, as it isn't the run's own."""
+        if size == smallest_of(self._spec, self._dimension):
+            return found  # whatever size it is, it says that
+        return replace(found, problem=f"{self._dimension} {size}: {found.problem}")
 
 
 def largest_within(

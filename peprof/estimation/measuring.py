@@ -10,24 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from peprof.errors import SuiteError
 from peprof.estimation.building import KnownData, known_data
 from peprof.estimation.estimating import estimate_run
-from peprof.estimation.fitting import (
-    Dimension,
-    cap_of,
-    find_fit,
-    pool_bytes,
-    sized,
-    smallest_of,
-    tensor_bytes,
-    unit_of,
-)
-from peprof.estimation.gpu_memory import GpuMemory, memory_of
+from peprof.estimation.fitting import Dimension, cap_of, find_fit, sized, smallest_of, unit_of
 from peprof.estimation.kernels import Kind
+from peprof.estimation.pool_here import pool_here
 from peprof.events import Progress
-from peprof.gpus.known import gpu_of_device
-from peprof.results.estimates import Estimate, Fit
-from peprof.results.measured_fits import MeasuredFit, Trial
+from peprof.results.estimates import SEARCH_END, Estimate, Fit
+from peprof.results.measured_fits import Limit, MeasuredFit, Trial
 from peprof.running.border import BorderSearch
 from peprof.suite.planning import RunSpec
 
@@ -46,22 +37,18 @@ class Place:
         device: ``cpu`` or ``cuda:N``.
         device_name: what it is.
         memory_bytes: that there may be: for tensors on a CPU, for the pool on a GPU.
+        limit: where that comes from.
     """
 
     device: str
     device_name: str
     memory_bytes: int
+    limit: Limit = "asked"
 
     @property
     def kind(self) -> Kind:
         """Whose operators run."""
         return "cuda" if self.device.startswith("cuda") else "cpu"
-
-    @property
-    def gpu(self) -> GpuMemory | None:
-        """What is known of it, if it is a GPU that is known: its pool can be simulated."""
-        found = gpu_of_device(self.device_name) if self.kind == "cuda" else None
-        return memory_of(found.name) if found is not None else None
 
 
 class MeasuredFits:
@@ -88,9 +75,8 @@ class MeasuredFits:
         say: Callable[[Progress], None] = lambda event: None,
         tell: Callable[[MeasuredFit, Trial], None] = lambda fit, trial: None,
     ) -> None:
-        self._place, self._gpu, self._source = place, place.gpu, source
+        self._place, self._pool, self._source = place, pool_here(place.kind, place.device_name), source
         self._try_run, self._say, self._tell = try_run, say, tell
-        self._need = tensor_bytes if self._gpu is None else pool_bytes
         self._known = cache(lambda text: known_data(by_text[text], source=source))
         by_text = {spec.data.model_dump_json(): spec.data for spec in specs}
         self._cases = [(spec, dimension) for spec in specs for dimension in dimensions]
@@ -103,6 +89,8 @@ class MeasuredFits:
                 device=place.device,
                 device_name=place.device_name,
                 memory_bytes=place.memory_bytes,
+                limit=place.limit,
+                assumptions=self._pool.assumptions,
             )
             for spec, dimension in self._cases
         ]
@@ -111,7 +99,7 @@ class MeasuredFits:
         """Finds all; what ``found`` holds when it is left by an exception is right as far as it goes.
 
         Raises:
-            SuiteError: the model isn't known here or can't do the task.
+            SuiteError: the data that is here is wrong.
         """
         for number, (spec, dimension) in enumerate(self._cases):
             self._done = number
@@ -129,22 +117,27 @@ class MeasuredFits:
     def _estimated(self, fit: MeasuredFit, spec: RunSpec, dimension: Dimension) -> MeasuredFit:
         """With the border as it is estimated."""
         known, place = self._known_of(spec), self._place
-        return replace(
-            fit,
-            unit=unit_of(spec, dimension),
-            smallest=smallest_of(spec, dimension),
-            cap=cap_of(spec, known, dimension, source=self._source),
-            estimated=find_fit(
+        fit = replace(fit, unit=unit_of(spec, dimension), smallest=smallest_of(spec, dimension))
+        try:
+            estimated = find_fit(
                 spec,
                 known,
                 place.kind,
                 dimension,
                 place.memory_bytes,
                 source=self._source,
-                need=self._need,
-                gpu=self._gpu,
-            ),
-        )
+                gpu=self._pool.gpu,
+                settings=self._pool.settings,
+            )
+            cap = cap_of(spec, known, dimension, source=self._source)
+        except SuiteError as error:  # it can be tried all the same
+            cap = SEARCH_END // fit.unit * fit.unit
+            problem = "; ".join(map(str, error.faults))
+            untold = Estimate(spec=spec, kind=place.kind, profile=None, problem=problem)
+            estimated = Fit(
+                dimension=dimension, memory_bytes=place.memory_bytes, largest=None, estimate=untold
+            )
+        return replace(fit, cap=cap, estimated=estimated)
 
     def _search(self, number: int, spec: RunSpec, dimension: Dimension) -> None:
         """Tries sizes until the border is found, or a try says nothing of memory."""
@@ -164,7 +157,7 @@ class MeasuredFits:
             self._tell(fit, trial)
             if trial.fits is None:
                 return
-            search.tell(size, fits=trial.fits, need_bytes=trial.peak_bytes)
+            search.tell(size, fits=trial.fits, need_bytes=trial.need_bytes)
 
     def _there(self, fit: MeasuredFit, spec: RunSpec, dimension: Dimension) -> Fit | None:
         """The estimate of the border that was measured; ``None`` where there is nothing to estimate."""
@@ -176,7 +169,14 @@ class MeasuredFits:
                 if near is not None and _size_of(near.spec, dimension) == size:
                     return near
             run, kind = sized(spec, dimension, size), self._place.kind
-            return estimate_run(run, self._known_of(spec), kind, source=self._source, gpu=self._gpu)
+            return estimate_run(
+                run,
+                self._known_of(spec),
+                kind,
+                source=self._source,
+                gpu=self._pool.gpu,
+                settings=self._pool.settings,
+            )
 
         at = estimate(fit.largest if fit.largest is not None else fit.smallest)
         return Fit(
@@ -185,8 +185,7 @@ class MeasuredFits:
             largest=fit.largest,
             estimate=at,
             beyond=estimate(fit.beyond.size) if fit.beyond is not None else None,
-            need_bytes=self._need(at),
-            at_cap=fit.at_cap,
+            cap=fit.cap,
         )
 
     def _at(self, number: int, words: str) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
-from peprof.errors import SuiteError, UsageError
-from peprof.estimation.allocator_settings import AllocatorSettings, parse_allocator_settings
+from peprof.errors import SuiteError
 from peprof.estimation.building import KnownData, known_data
 from peprof.estimation.estimating import GUESSED, estimate_run
-from peprof.estimation.gpu_memory import GpuMemory, memory_of
-from peprof.gpus.known import gpu_of_device
+from peprof.estimation.pool_here import PoolHere, pool_here
 from peprof.results.estimates import Estimate, grouped_bytes
 from peprof.results.record import EstimatedMemory, EstimatedPhase, Standing
 from peprof.running.estimate_pass import OwnRun
@@ -38,30 +35,13 @@ class _FirstBatch:
     assumptions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pool:
-    """Whose kernels run, and how its pool is set up.
-
-    Args:
-        gpu: ``None`` for none in particular.
-        settings: ``None`` where its pool can't be simulated.
-        assumptions: in words.
-        kernels_known: whether those that run are known, and not supposed.
-    """
-
-    gpu: GpuMemory | None = None
-    settings: AllocatorSettings | None = None
-    assumptions: tuple[str, ...] = ()
-    kernels_known: bool = True
-
-
 def estimate_own_run(run: OwnRun) -> EstimatedMemory:
     """The memory of the short phase's step of a run, for the device that it ran on.
 
     Args:
         run: as far as it got: what it didn't get to know is assumed, and said.
     """
-    batch, pool = _first_batch(run), _pool(run)
+    batch, pool = _first_batch(run), pool_here(run.kind, run.device_name)
     try:
         found = estimate_run(
             run.spec,
@@ -106,39 +86,14 @@ def _is_padded(inputs: dict[str, torch.Tensor]) -> bool:
     return mask is not None and not bool(mask.all())
 
 
-def _pool(run: OwnRun) -> _Pool:
-    """The device, if it is a known GPU, as the environment sets up its libraries and torch's allocator."""
-    if run.kind == "cpu":
-        return _Pool()
-    known = gpu_of_device(run.device_name) if run.device_name is not None else None
-    if known is None:
-        name = run.device_name or "the GPU"
-        words = f"attention's kernels as on an Ampere, as {name} isn't known"
-        return _Pool(assumptions=(words,), kernels_known=False)
-    gpu = memory_of(
-        known.name,
-        cublas_workspace_config=os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-        unified_workspace=os.environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE") != "0",
-    )
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    text = next((found for name in names if (found := os.environ.get(name))), "")
-    try:
-        return _Pool(gpu=gpu, settings=parse_allocator_settings(text))
-    except UsageError as error:
-        return _Pool(
-            gpu=gpu, assumptions=(f"nothing of the allocator, which isn't simulated: {error.message}",)
-        )
-
-
-def _recorded(run: OwnRun, found: Estimate, pool: _Pool, assumptions: tuple[str, ...]) -> EstimatedMemory:
+def _recorded(run: OwnRun, found: Estimate, pool: PoolHere, assumptions: tuple[str, ...]) -> EstimatedMemory:
     assert found.profile is not None  # as it has no problem
     peak = found.profile.peak
     supposed = {GUESSED, SUPPOSED_PADDING, UNEVEN_PADDING} & set(assumptions)
     doubtful = bool(supposed) or not pool.kernels_known
     counted: Standing = "exact" if found.exact else "by formula"
     standing: dict[str, Standing] = {"tensors": "assumed" if doubtful else counted}
-    simulated = pool.settings is not None
-    if simulated:
+    if found.reserved_bytes is not None:
         standing |= {"reserved_bytes": "assumed" if doubtful else "simulated", "device_bytes": "assumed"}
     return EstimatedMemory(
         kind=run.kind,
@@ -150,8 +105,8 @@ def _recorded(run: OwnRun, found: Estimate, pool: _Pool, assumptions: tuple[str,
             for part in found.profile.phases
         ),
         categories=grouped_bytes(peak.categories),
-        reserved_bytes=found.reserved_bytes if simulated else None,
-        device_bytes=found.device_bytes if simulated else None,
+        reserved_bytes=found.reserved_bytes,
+        device_bytes=found.device_bytes,
         standing=standing,
         there_bytes=run.memory_bytes,
         assumptions=assumptions,

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from peprof.reports.collection import CollectedTable, Collection, with_links_from
 from peprof.reports.formats import MISSING, human_bytes, human_seconds, significant
+from peprof.reports.markdown_rows import markdown_row
 from peprof.results.frame_columns import FrameColumn
 from peprof.results.located import ConditionsGroup
 
@@ -94,11 +95,11 @@ def as_markdown(collection: Collection, start: Path) -> str:
     columns = collection.table.filled()
     rows = with_links_from(collection.table, start)
     lines = [
-        _line(_header(column) for column in columns),
-        _line(
+        markdown_row(_header(column) for column in columns),
+        markdown_row(
             "---" if column.kind in ("text", "json", "link", "time", "flag") else "---:" for column in columns
         ),
-        *(_line(_cell(column, row[column.name]) for column in columns) for row in rows),
+        *(markdown_row(_cell(column, row[column.name]) for column in columns) for row in rows),
         "",
         *_conditions(collection.groups),
     ]
@@ -116,10 +117,6 @@ def _conditions(groups: Iterable[ConditionsGroup]) -> list[str]:
             what = "; ".join(f"{name} {value}" for name, value in group.conditions.items())
         lines.append(f"- {group.letter}: {_escaped(what)}")
     return lines
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _header(column: FrameColumn) -> str:

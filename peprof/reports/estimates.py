@@ -12,6 +12,7 @@ from rich.table import Table
 
 from peprof.reports.csv_rows import rows_as_csv
 from peprof.reports.formats import MISSING, human_bytes, human_count, human_percent, signed
+from peprof.reports.markdown_rows import markdown_table
 from peprof.reports.terminal import INDENT, rule_of, said, say
 from peprof.results.estimates import GROUPS, Estimate, grouped_bytes, is_full
 from peprof.suite.planning import RunSpec
@@ -32,6 +33,7 @@ PUBLISHED_NOTE = (
     "Published: of full fine-tuning's memory in {sources}, under conditions of its own. Points: by how many "
     "percent of full fine-tuning's memory it is more here."
 )
+SET_OTHERWISE_NOTE = "What was published is of the suite as it is: here {keys} was set."
 HEADS = ("method", "peak", "in", *GROUPS, "other", "of full")
 
 
@@ -185,7 +187,11 @@ def _published_notes(group: Sequence[Estimate]) -> list[str]:
     """Where the published shares stand; nothing where there are none."""
     known = [found.published for found in group if found.published is not None]
     sources = dict.fromkeys(item.said.source for item in known if item.share_of_full is not None)
-    return [PUBLISHED_NOTE.format(sources=" and ".join(sources))] if sources else []
+    if not sources:
+        return []
+    keys = dict.fromkeys(key for item in known for key in item.set_otherwise)
+    otherwise = [SET_OTHERWISE_NOTE.format(keys=", ".join(keys))] if keys else []
+    return [PUBLISHED_NOTE.format(sources=" and ".join(sources)), *otherwise]
 
 
 def _assumptions(group: Sequence[Estimate]) -> list[str]:
@@ -210,10 +216,8 @@ def estimates_as_markdown(estimates: Sequence[Estimate]) -> str:
     for group in _groups(estimates):
         parts += [f"**{heading(group[0].spec, group)}**", "", circumstances(group[0].spec), ""]
         heads = _heads(group)
-        parts.append("| " + " | ".join(heads) + " |")
-        parts.append("| --- | " + " | ".join("---" if name == "in" else "---:" for name in heads[1:]) + " |")
-        parts += ["| " + " | ".join(row) + " |" for row in _cells(group)]
-        parts.append("")
+        numbers = [name for name in heads if name not in ("method", "in")]
+        parts += [markdown_table(heads, _cells(group), numbers=numbers), ""]
         parts += [f"{found.label}: {found.problem}\n" for found in group if found.problem is not None]
         parts += [f"{text}\n" for text in (*_assumptions(group), *_published_notes(group))]
     parts.append(_standing(estimates))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from peprof.errors import PeprofError
 from peprof.reports import notes
 from peprof.reports.cells import Cell, Column
 from peprof.reports.columns import COLUMNS, columns_named, default_columns
 from peprof.reports.csv_rows import rows_as_csv
+from peprof.reports.markdown_rows import escaped, markdown_row
 from peprof.results.comparison import Leaderboard
 from peprof.results.rows import Row
 
@@ -60,23 +61,11 @@ def _markdown_board(board: Leaderboard, columns: Sequence[Column], number: int, 
     )
 
 
-def markdown_row(cells: Iterable[str]) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(cells)} |"
-
-
 def _markdown_cell(cell: Cell) -> str:
     if not cell.best:
         return escaped(cell.text)
     best, *others = (escaped(part.strip()) for part in cell.parts)
     return " ".join([f"**{best}**", *others])
-
-
-def escaped(text: str) -> str:
-    """Text in which nothing is taken for markup, in one line."""
-    for special in "\\|*`<":
-        text = text.replace(special, f"\\{special}")
-    return text.replace("\n", " ")
 
 
 def to_json(

@@ -13,13 +13,16 @@ from rich.table import Table
 from peprof.reports.csv_rows import rows_as_csv
 from peprof.reports.estimates import circumstances, heading, standing_notes
 from peprof.reports.formats import MISSING, human_bytes
+from peprof.reports.markdown_rows import markdown_table
 from peprof.reports.terminal import INDENT, rule_of, said, say
 from peprof.results.estimates import Estimate, Fit
+from peprof.results.measured_fits import MeasuredFit
 
 Fits = Mapping[str, Fit]
 """What was found for one method: by dimension, ``batch`` and ``length``."""
 
 HEADS = ("method", "largest batch", "needs", "longest length", "needs", "bound by", "would help")
+_NUMBERS = ("largest batch", "needs", "longest length")
 FIT_NOTE = (
     "Verified: a step of each size fits into {memory} and one more doesn't, by the bytes of its tensors. "
     "An allocator and the device's context need more on top: leave room for them."
@@ -37,29 +40,31 @@ def print_fits(console: Console, found: Sequence[Fits]) -> None:
         console: where to.
         found: at least one.
     """
-    tables: dict[str, list[Fits]] = {}
-    for fits in found:
-        spec = any_of(fits).estimate.spec
-        tables.setdefault(f"{spec.model.name} {spec.model.quantization} {spec.data.task}", []).append(fits)
     memory = human_bytes(any_of(found[0]).memory_bytes)
-    for group in tables.values():
+    for group in _groups(found):
         first = any_of(group[0]).estimate
         say(console, heading(first.spec, [any_of(fits).estimate for fits in group]), "bold")
         say(console, f"{memory} · {asked_words(group[0])}", "dim")
         table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
         for name in HEADS:
-            right = name in ("largest batch", "needs", "longest length")
-            table.add_column(name, justify="right" if right else "left", overflow="fold")
+            table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
         for fits in group:
             table.add_row(*(said(console, cell) for cell in row_of(fits, group)))
         console.print()
         console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
         console.print()
-        for fits in group:
-            problem = any_of(fits).estimate.problem
-            if problem is not None:
-                say(console, f"{any_of(fits).estimate.label}: {problem}", "red")
+        for problem in _problems(group):
+            say(console, problem, "red")
     say(console, _note(found).format(memory=memory), "dim")
+
+
+def _groups(found: Sequence[Fits]) -> list[list[Fits]]:
+    """Those that stand in one table: all but the method is the same."""
+    groups: dict[str, list[Fits]] = {}
+    for fits in found:
+        model = any_of(fits).estimate.spec.model
+        groups.setdefault(f"{model.model_dump_json()} {asked_words(fits)}", []).append(fits)
+    return list(groups.values())
 
 
 def _note(found: Sequence[Fits]) -> str:
@@ -67,6 +72,12 @@ def _note(found: Sequence[Fits]) -> str:
     estimates = [any_of(fits).estimate for fits in found]
     note = FIT_NOTE if all(one.reserved_bytes is None for one in estimates) else POOL_NOTE
     return " ".join([note, *standing_notes(estimates)])
+
+
+def _problems(group: Sequence[Fits]) -> list[str]:
+    """Why what was looked for can't be told; once where it is the same for both dimensions."""
+    fits = [fit for found in group for fit in found.values() if fit.estimate.problem is not None]
+    return list(dict.fromkeys(f"{fit.estimate.label}: {fit.estimate.problem}" for fit in fits))
 
 
 def any_of(fits: Fits) -> Fit:
@@ -99,8 +110,14 @@ def row_of(fits: Fits, group: Sequence[Fits]) -> tuple[str, ...]:
                 human_bytes(fit.need_bytes or 0),
             ]
     bound = any_of(fits).bound_by
-    words = bound or ("the model's positions" if any_of(fits).at_cap else MISSING)
-    return (*cells, words, remedy(fits, group) or MISSING)
+    return (*cells, bound or limit_words(any_of(fits)), remedy(fits, group) or MISSING)
+
+
+def limit_words(fit: Fit | MeasuredFit) -> str:
+    """What it ends with where that isn't memory."""
+    if fit.at_models_end:
+        return "the model's positions"
+    return f"nothing up to {fit.cap}" if fit.at_cap else MISSING
 
 
 def remedy(fits: Fits, group: Sequence[Fits]) -> str | None:
@@ -125,12 +142,6 @@ def _label(estimate: Estimate) -> str:
     return "exact" if estimate.exact else "by formula"
 
 
-def _need_of(estimate: Estimate | None) -> int | None:
-    if estimate is None:
-        return None
-    return estimate.peak_bytes if estimate.reserved_bytes is None else estimate.reserved_bytes
-
-
 def plain_rows(found: Sequence[Fits]) -> list[dict[str, Any]]:
     """An answer a row, with units in the names."""
     return [
@@ -142,9 +153,9 @@ def plain_rows(found: Sequence[Fits]) -> list[dict[str, Any]]:
             "memory_bytes": fit.memory_bytes,
             "largest": fit.largest,
             "need_bytes": fit.need_bytes,
-            "beyond_bytes": _need_of(fit.beyond),
+            "beyond_bytes": fit.beyond.need_bytes if fit.beyond is not None else None,
             "label": _label(fit.estimate),
-            "limited_by_the_model": fit.at_cap,
+            "limited_by_the_model": fit.at_models_end,
             "bound_by": fit.bound_by,
             "checkpointed": fit.checkpointed,
             "remedy": remedy(fits, found),
@@ -166,8 +177,11 @@ def fits_as_csv(found: Sequence[Fits]) -> str:
 
 
 def fits_as_markdown(found: Sequence[Fits]) -> str:
-    """A table of all methods."""
-    lines = ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
-    lines += ["| " + " | ".join(row_of(fits, found)) + " |" for fits in found]
-    memory = human_bytes(any_of(found[0]).memory_bytes)
-    return "\n".join([*lines, "", _note(found).format(memory=memory)])
+    """The same tables in Markdown."""
+    memory, parts = human_bytes(any_of(found[0]).memory_bytes), list[str]()
+    for group in _groups(found):
+        estimates = [any_of(fits).estimate for fits in group]
+        rows = [row_of(fits, group) for fits in group]
+        parts += [f"**{heading(estimates[0].spec, estimates)}**", f"{memory} · {asked_words(group[0])}"]
+        parts += [markdown_table(HEADS, rows, numbers=_NUMBERS), *_problems(group)]
+    return "\n\n".join([*parts, _note(found).format(memory=memory)])

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from peprof.reports.csv_rows import rows_as_csv
 from peprof.reports.estimates import circumstances, heading
+from peprof.reports.fits import limit_words
 from peprof.reports.formats import MISSING, human_bytes, human_seconds, signed
+from peprof.reports.markdown_rows import markdown_table
 from peprof.reports.terminal import INDENT, rule_of, said, say
 from peprof.results.estimates import Estimate
 from peprof.results.measured_fits import Ended, MeasuredFit, Trial
@@ -49,8 +51,14 @@ GPU_NOTE = (
     "Measured on {device}: two training steps of each size tried, in a process of their own, whose pool of "
     "memory was kept to {memory}. {beside}"
 )
+FREE_NOTE = (
+    "Measured on {device}: two training steps of each size tried, in a process of their own that could have "
+    "all that was free: {memory} beside a bare context. {beside}"
+)
 _BESIDE = "Context and libraries took up to {} beside it: leave room for them."
 _BESIDE_UNKNOWN = "Context and libraries take more beside it: leave room for them."
+_WITHIN = "Context and libraries took up to {} beside the pool; what fits has room for them."
+_WITHIN_UNKNOWN = "What libraries take beside the pool is allowed for in what fits."
 
 
 def trial_words(fit: MeasuredFit, trial: Trial) -> str:
@@ -71,12 +79,7 @@ def print_measured_fits(console: Console, found: Sequence[MeasuredFit]) -> None:
         console: where to.
         found: at least one; some may be unfinished.
     """
-    groups: dict[str, list[MeasuredFit]] = {}
-    for fit in found:
-        model = fit.spec.model
-        key = f"{model.name} {model.quantization} {model.dtype} {fit.spec.data.task}"
-        groups.setdefault(key, []).append(fit)
-    for group in groups.values():
+    for group in _groups(found):
         say(console, heading(group[0].spec, _estimates(group)), "bold")
         say(console, f"{human_bytes(group[0].memory_bytes)} · {_asked_words(group[0])}", "dim")
         table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
@@ -91,6 +94,14 @@ def print_measured_fits(console: Console, found: Sequence[MeasuredFit]) -> None:
     for words in remarks(found):
         say(console, words, "yellow")
     say(console, _note(found), "dim")
+
+
+def _groups(found: Sequence[MeasuredFit]) -> list[list[MeasuredFit]]:
+    """Those that stand in one table: all but the method and what is looked for is the same."""
+    groups: dict[str, list[MeasuredFit]] = {}
+    for fit in found:
+        groups.setdefault(f"{fit.spec.model.model_dump_json()} {_asked_words(fit)}", []).append(fit)
+    return list(groups.values())
 
 
 def _estimates(group: Sequence[MeasuredFit]) -> list[Estimate]:
@@ -123,7 +134,7 @@ def row_of(fit: MeasuredFit, heads: Sequence[str]) -> tuple[str, ...]:
         "reserved": _bytes_words(border.reserved_bytes if border is not None else None),
         "estimate there": _share_words(error),
         "one more": _beyond_words(fit),
-        "bound by": fit.bound_by or ("the model's positions" if fit.at_cap else MISSING),
+        "bound by": fit.bound_by or limit_words(fit),
         "tried": str(len(fit.trials)),
     }
     return tuple(cells[name] for name in heads)
@@ -195,9 +206,13 @@ def missing_words(found: Sequence[MeasuredFit]) -> str:
 def _note(found: Sequence[MeasuredFit]) -> str:
     first = found[0]
     beside = [t.unowned_bytes for fit in found for t in fit.trials if t.unowned_bytes is not None]
-    words = _BESIDE.format(human_bytes(max(beside))) if beside else _BESIDE_UNKNOWN
-    note = CPU_NOTE if first.device == "cpu" else GPU_NOTE
-    return note.format(device=first.device_name, memory=human_bytes(first.memory_bytes), beside=words)
+    known, unknown = (_BESIDE, _BESIDE_UNKNOWN) if first.limit == "asked" else (_WITHIN, _WITHIN_UNKNOWN)
+    words = known.format(human_bytes(max(beside))) if beside else unknown
+    on_gpu = GPU_NOTE if first.limit == "asked" else FREE_NOTE
+    note = CPU_NOTE if first.device == "cpu" else on_gpu
+    lines = [note.format(device=first.device_name, memory=human_bytes(first.memory_bytes), beside=words)]
+    lines += [f"Estimated on the assumption of {text}." for text in first.assumptions]
+    return " ".join(lines)
 
 
 def plain_rows(found: Sequence[MeasuredFit]) -> list[dict[str, Any]]:
@@ -216,6 +231,7 @@ def plain_rows(found: Sequence[MeasuredFit]) -> list[dict[str, Any]]:
                 "device": fit.device,
                 "device_name": fit.device_name,
                 "memory_bytes": fit.memory_bytes,
+                "memory_limit": fit.limit,
                 "largest": fit.largest,
                 "verified": fit.verified,
                 "estimated_largest": estimated.largest if estimated is not None else None,
@@ -229,7 +245,7 @@ def plain_rows(found: Sequence[MeasuredFit]) -> list[dict[str, Any]]:
                 "beyond_ended": beyond.ended if beyond is not None else None,
                 "beyond_bytes": beyond.peak_bytes if beyond is not None else None,
                 "label": "measured",
-                "limited_by_the_model": fit.at_cap,
+                "limited_by_the_model": fit.at_models_end,
                 "bound_by": fit.bound_by,
                 "tried": len(fit.trials),
                 "seconds": sum(trial.seconds for trial in fit.trials),
@@ -255,8 +271,13 @@ def measured_fits_as_csv(found: Sequence[MeasuredFit]) -> str:
 
 
 def measured_fits_as_markdown(found: Sequence[MeasuredFit]) -> str:
-    """A table of all borders, and what is to be said of them."""
-    heads = heads_of(found)
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    lines += ["| " + " | ".join(row_of(fit, heads)) + " |" for fit in found]
-    return "\n\n".join(["\n".join(lines), *remarks(found), _note(found)])
+    """The same tables in Markdown, and what is to be said of them."""
+    parts: list[str] = []
+    for group in _groups(found):
+        heads = heads_of(group)
+        parts += [
+            f"**{heading(group[0].spec, _estimates(group))}**",
+            f"{human_bytes(group[0].memory_bytes)} · {_asked_words(group[0])}",
+            markdown_table(heads, [row_of(fit, heads) for fit in group], numbers=_NUMBERS),
+        ]
+    return "\n\n".join([*parts, *remarks(found), _note(found)])

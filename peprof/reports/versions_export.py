@@ -10,7 +10,7 @@ from typing import Any
 
 from peprof.errors import PeprofError
 from peprof.reports import versions
-from peprof.reports.export import escaped, markdown_row
+from peprof.reports.markdown_rows import escaped, markdown_row
 from peprof.reports.versions import Shown
 from peprof.results.conditions import Difference
 from peprof.results.versions import Change, MethodChange

@@ -43,10 +43,12 @@ class Published:
     Args:
         said: as the suite has it.
         share_of_full: of full fine-tuning's memory, there; ``None`` where neither it nor both peaks are said.
+        set_otherwise: keys of the suite that decide a step's memory and were set otherwise than it has them.
     """
 
     said: PublishedConfig
     share_of_full: float | None
+    set_otherwise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,22 +96,38 @@ class Estimate:
         """Live bytes at the step's highest moment."""
         return self.profile.peak_bytes if self.profile is not None else None
 
+    @property
+    def need_bytes(self) -> int | None:
+        """What must fit: what a simulated pool holds, else the tensors alone; ``None`` with a problem."""
+        return self.reserved_bytes if self.reserved_bytes is not None else self.peak_bytes
 
-def with_published(estimates: Sequence[Estimate], suite: Suite) -> tuple[Estimate, ...]:
+
+_DECIDE_MEMORY = (
+    "model.", "data.max_length", "data.max_target_length", "data.task", "train.batch_size", "train.autocast",
+    "train.gradient_accumulation_steps", "train.max_grad_norm", "train.optimizer", "methods.", "matrix.",
+)  # fmt: skip
+"""Beginnings of a suite's keys."""
+
+
+def with_published(
+    estimates: Sequence[Estimate], suite: Suite, *, set_keys: Sequence[str] = ()
+) -> tuple[Estimate, ...]:
     """The estimates of a suite's runs with what it says was published of their methods.
 
     Args:
         estimates: in any order.
         suite: whose methods they are of.
+        set_keys: of the suite, that were laid over it: what was published is of the suite as it is.
     """
     said = suite.published
+    otherwise = tuple(key for key in set_keys if key.startswith(_DECIDE_MEMORY))
     yardsticks = [said[method.label].peak_gb for method in suite.methods
                   if is_full(method) and method.label in said]  # fmt: skip
     if not yardsticks and "full" in said:  # full fine-tuning itself was not asked for
         yardsticks = [said["full"].peak_gb]
     full_gb = yardsticks[0] if yardsticks else None
     found = {
-        label: Published(said=item, share_of_full=_published_share(item, full_gb))
+        label: Published(said=item, share_of_full=_published_share(item, full_gb), set_otherwise=otherwise)
         for label, item in said.items()
     }
     return tuple(replace(item, published=found.get(item.label)) for item in estimates)
@@ -126,6 +144,10 @@ def is_full(method: MethodConfig) -> bool:
     return method.name == "full" and not method.gradient_checkpointing
 
 
+SEARCH_END = 2**20
+"""The largest batch or length that is looked for: nobody asks for more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fit:
     """The largest batch or length of a run that fits into some memory.
@@ -136,8 +158,7 @@ class Fit:
         largest: that fits; ``None`` where not even the smallest does, or with the estimate's problem.
         estimate: of the largest, or of the smallest where nothing fits.
         beyond: of the next larger one, which doesn't fit; ``None`` where there is none.
-        need_bytes: of the estimate; ``None`` with its problem.
-        at_cap: whether the model, not the memory, is the limit.
+        cap: the last size that was looked for; ``None`` with the estimate's problem.
         checkpointed: the largest with gradient checkpointing; ``None`` where that wasn't looked for, or
             nothing fits then either.
     """
@@ -147,9 +168,23 @@ class Fit:
     largest: int | None
     estimate: Estimate
     beyond: Estimate | None = None
-    need_bytes: int | None = None
-    at_cap: bool = False
+    cap: int | None = None
     checkpointed: int | None = None
+
+    @property
+    def need_bytes(self) -> int | None:
+        """Of the estimate; ``None`` with its problem."""
+        return self.estimate.need_bytes
+
+    @property
+    def at_cap(self) -> bool:
+        """Whether it isn't the memory that is the limit."""
+        return self.largest is not None and self.largest == self.cap
+
+    @property
+    def at_models_end(self) -> bool:
+        """Whether the model has no positions for more."""
+        return self.at_cap and is_models_end(self.dimension, self.cap)
 
     @property
     def bound_by(self) -> str | None:
@@ -159,6 +194,11 @@ class Fit:
             return None
         groups = grouped_bytes(tight.profile.peak.categories)
         return max(groups, key=lambda name: groups[name])
+
+
+def is_models_end(dimension: str, cap: int | None) -> bool:
+    """Whether the last size that is looked for is what the model has positions for."""
+    return dimension == "length" and cap is not None and cap < SEARCH_END
 
 
 GROUPS: Mapping[str, tuple[str, ...]] = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from peprof.results.estimates import Fit
+from peprof.results.estimates import Fit, is_models_end
 from peprof.suite.planning import RunSpec
 
 Ended = Literal["fits", "over", "oom", "killed", "failed", "died", "timeout"]
 """How a try ended: it fits; it ran, but needs more than there may be; memory ran out; the system killed it,
 as it does for want of memory; and what says nothing of memory: an error, another death, no time left."""
+
+Limit = Literal["asked", "free"]
+"""Where the memory that there may be comes from: somebody said it, or it is what was free on the device."""
 
 TOO_LARGE: frozenset[Ended] = frozenset({"over", "oom", "killed"})
 
@@ -42,6 +45,11 @@ class Trial:
     message: str | None = None
 
     @property
+    def need_bytes(self) -> int | None:
+        """What must fit: what the pool held, else what tensors did; ``None`` where it isn't known."""
+        return self.reserved_bytes if self.reserved_bytes is not None else self.peak_bytes
+
+    @property
     def fits(self) -> bool | None:
         """Whether the size does; ``None`` where the try says nothing of it."""
         if self.ended == "fits":
@@ -59,6 +67,8 @@ class MeasuredFit:
         device: ``cpu`` or ``cuda:N``.
         device_name: what it is.
         memory_bytes: that there may be: for tensors on a CPU, for the pool on a GPU.
+        limit: where that comes from.
+        assumptions: of estimates, in words.
         smallest, cap, unit: first and last size, and what is between two.
         trials: in order; empty where it wasn't begun.
         estimated: what was estimated beforehand; ``None`` where it wasn't begun.
@@ -71,6 +81,8 @@ class MeasuredFit:
     device: str
     device_name: str
     memory_bytes: int
+    limit: Limit = "asked"
+    assumptions: tuple[str, ...] = ()
     smallest: int = 1
     cap: int | None = None
     unit: int = 1
@@ -99,8 +111,13 @@ class MeasuredFit:
 
     @property
     def at_cap(self) -> bool:
-        """Whether the model, not the memory, is the limit."""
+        """Whether it isn't the memory that is the limit."""
         return self.largest is not None and self.largest == self.cap
+
+    @property
+    def at_models_end(self) -> bool:
+        """Whether the model has no positions for more."""
+        return self.at_cap and is_models_end(self.dimension, self.cap)
 
     @property
     def verified(self) -> bool:

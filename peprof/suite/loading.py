@@ -37,12 +37,14 @@ class LoadedSuite:
         suite: checked, with ``--set`` laid over it.
         offline: the same with the ``[offline]`` table laid over it, below ``--set``; ``None`` when the file
             has no such table, or when the phases asked for are not among its phases.
+        set_keys: what ``--set`` laid over, as dotted keys.
     """
 
     source: str
     text: str
     suite: Suite
     offline: Suite | None
+    set_keys: tuple[str, ...] = ()
 
 
 def load_suite(
@@ -73,6 +75,7 @@ def load_suite(
         text=text,
         suite=_restricted(suite, only, phases),
         offline=_restricted_offline(offline, only, phases),
+        set_keys=tuple(dict.fromkeys(item.key for item in sets)),
     )
 
 

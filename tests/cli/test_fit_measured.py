@@ -16,16 +16,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from peprof.cli import fit_measured
 from peprof.cli.fit import _device_here, fit
 from peprof.cli.fit_measured import _memory
 from peprof.errors import DeviceError, PeprofError, RunFailedError, SuiteError, UsageError
-from peprof.results.measured_fits import Trial
+from peprof.gpus.room import GpuRoom
+from peprof.results.measured_fits import MeasuredFit, Trial
 from peprof.running.executors import local
 from peprof.running.observing import Silence
-from peprof.running.tasks import Room, Slot
+from peprof.running.tasks import Slot
 from peprof.running.tries import Tries
 from peprof.suite import catalogue
-from peprof.suite.planning import RunSpec
+from peprof.suite.planning import RunSpec, plan
 from tests.estimation.small_models import write_configs
 from tests.running.helpers import FAULTY, command, environment, write_suite
 
@@ -131,6 +133,25 @@ def test_what_it_takes_to_measure_is_said(models: Path) -> None:
     assert "24GB" in str(refused(*shape, *CPU, "--memory", "lots").hint)
 
 
+def test_what_was_found_is_shown_whatever_ends_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, **_: Any) -> None:
+        [spec] = plan(arguments[0].suite, device="cpu")
+        tried = (Trial(size=3, ended="fits", seconds=1.0, peak_bytes=2**20),)
+        arguments[4].append(
+            MeasuredFit(
+                spec=spec, dimension="batch", device="cpu", device_name="a", memory_bytes=2**30, trials=tried
+            )
+        )
+        raise MemoryError("the host is full")
+
+    monkeypatch.setattr(fit_measured, "_find", broken)
+    shape = ("--model", models / "bert", "--method", "lora", "--length", 8)
+    result = call(*shape, *CPU, "--memory", "1GiB", "--format", "json")
+    assert isinstance(result.exception, MemoryError)
+    [row] = json.loads(result.stdout)
+    assert (row["method"], row["largest"], row["verified"]) == ("lora", 3, False)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there may be a CUDA device")
 def test_a_device_that_isnt_here_is_an_error_as_for_runs(models: Path) -> None:
@@ -166,7 +187,7 @@ def test_estimates_stay_estimates(
 
 
 def test_memory_of_a_gpu_is_what_is_free_unless_less_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Tries, "room", lambda self: Room(free_bytes=10 * 2**30, total_bytes=24 * 2**30))
+    monkeypatch.setattr(Tries, "room", lambda self: GpuRoom(free_bytes=10 * 2**30, total_bytes=24 * 2**30))
     with Tries(Slot(device="cuda:0", lock="gpu"), source="", notice=lambda text: None) as tries:
         assert _memory(tries, None, Silence()) == 10 * 2**30
         assert _memory(tries, 2 * 2**30, Silence()) == 2 * 2**30

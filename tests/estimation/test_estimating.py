@@ -12,7 +12,7 @@ from peprof.errors import UsageError
 from peprof.estimation import estimating
 from peprof.estimation.building import known_data
 from peprof.estimation.estimating import estimate_runs
-from peprof.estimation.fitting import find_fit, pool_bytes
+from peprof.estimation.fitting import find_fit
 from peprof.estimation.targets import find_target, memory_here, read_bytes
 from peprof.events import Progress
 from peprof.results.estimates import Estimate
@@ -97,7 +97,7 @@ def test_what_fits_a_known_gpu_is_judged_by_its_pool(models: Path) -> None:
     gpu = find_target("rtx4090").gpu
     known = known_data(spec.data, source="a suite")
     limit = 60 * 2**20
-    fit = find_fit(spec, known, "cuda", "batch", limit, source="a suite", need=pool_bytes, gpu=gpu)
+    fit = find_fit(spec, known, "cuda", "batch", limit, source="a suite", gpu=gpu)
     assert fit.largest is not None and fit.beyond is not None
     assert fit.need_bytes == fit.estimate.reserved_bytes
     assert (fit.need_bytes or 0) <= limit < (fit.beyond.reserved_bytes or 0)

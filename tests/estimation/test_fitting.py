@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from peprof.estimation import fitting
 from peprof.estimation.building import KnownData, known_data
 from peprof.estimation.estimating import estimate_run
-from peprof.estimation.fitting import Dimension, find_fit, find_fits, largest_within, pool_bytes, sized
+from peprof.estimation.fitting import Dimension, find_fit, find_fits, largest_within, sized
 from peprof.estimation.targets import find_target
+from peprof.results.estimates import SEARCH_END, Estimate
 from peprof.running import methods
 from peprof.suite.planning import RunSpec
 from tests.estimation.small_models import known_once, spec_of, write_configs
@@ -84,7 +88,8 @@ def test_batches_are_of_whole_parts(models: Path) -> None:
 def test_positions_are_a_limit_of_their_own(models: Path) -> None:
     spec = spec_of(models, "bert", "bitfit")
     found = find_fit(spec, known_data(spec.data, source=""), "cpu", "length", 10**12, source="a suite")
-    assert found.largest == 40 and found.at_cap and found.bound_by is None and found.beyond is None
+    assert found.largest == 40 and found.at_models_end and found.bound_by is None
+    assert found.beyond is None
 
 
 def test_for_a_gpu_its_simulated_pool_is_what_has_to_fit(models: Path) -> None:
@@ -98,8 +103,49 @@ def test_for_a_gpu_its_simulated_pool_is_what_has_to_fit(models: Path) -> None:
         assert found is not None
         return found
 
-    fit = find_fits(spec, known, "cuda", ["batch"], limit, source="a suite", need=pool_bytes, gpu=gpu)[
-        "batch"
-    ]
+    fit = find_fits(spec, known, "cuda", ["batch"], limit, source="a suite", gpu=gpu)["batch"]
     assert fit.largest is not None and not fit.at_cap
     assert fit.need_bytes == reserved(fit.largest) <= limit < reserved(fit.largest + 1)
+
+
+def test_where_everything_fits_it_is_not_the_model_that_ends_it(models: Path) -> None:
+    spec = spec_of(models, "distilbert", "head")
+    found = find_fit(spec, known_data(spec.data, source=""), "cpu", "batch", 10**15, source="a suite")
+    assert found.largest == SEARCH_END and found.at_cap and not found.at_models_end
+
+
+def test_a_size_on_the_way_that_cant_be_told_is_named_and_no_border_is_guessed(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(models, "bert", "lora")
+    known = known_data(spec.data, source="")
+    limit = peak(spec, known, "batch", 12)
+
+    def above(last: int, answer: Any, real: Any, size_of: Any) -> Any:
+        def called(*arguments: Any, **options: Any) -> Any:
+            return answer(arguments[0]) if size_of(arguments) > last else real(*arguments, **options)
+
+        return called
+
+    def refuse(*_: Any) -> None:
+        raise NotImplementedError("aten::odd has no kernel for Meta")
+
+    with monkeypatch.context() as patch:  # on the quick way
+        patch.setattr(fitting, "trace", above(9, refuse, fitting.trace, lambda a: len(a[1].inputs["labels"])))
+        found = find_fit(spec, known, "cpu", "batch", limit, source="a suite")
+    assert found.largest is None and found.need_bytes is None and found.estimate.profile is None
+    told = re.fullmatch(
+        r"batch (\d+): can't be told without data: aten::odd has no kernel for Meta",
+        found.estimate.problem or "",
+    )
+    assert told is not None and int(told[1]) > 9
+
+    def untold(run: RunSpec) -> Estimate:
+        return Estimate(spec=run, kind="cpu", profile=None, problem="it can't")
+
+    def batch_of(arguments: Any) -> int:
+        return int(arguments[0].train.batch_size)
+
+    monkeypatch.setattr(fitting, "estimate_run", above(12, untold, fitting.estimate_run, batch_of))
+    beyond = find_fit(spec, known, "cpu", "batch", limit, source="a suite")
+    assert (beyond.largest, beyond.estimate.problem) == (None, "batch 13: it can't")

@@ -17,7 +17,8 @@ from torch import nn
 from peprof.devices import DeviceBytes
 from peprof.devices.cpu import CpuDevice
 from peprof.devices.cuda import AllocatorMeter, CudaDevice
-from peprof.estimation import fitting
+from peprof.errors import Fault, SuiteError
+from peprof.estimation import fitting, measuring
 from peprof.estimation.fitting import Dimension, sized
 from peprof.estimation.measuring import MeasuredFits, Place
 from peprof.events import Progress
@@ -278,3 +279,52 @@ def test_for_a_gpu_that_is_known_its_simulated_pool_is_what_is_estimated(models:
     assert found.kind == "cuda" and found.reserved_bytes != found.peak_bytes
     assert fit.estimate_error == pytest.approx(found.reserved_bytes / (38 * MIB) - 1)  # type: ignore[operator]
     assert replace(fit, there=None).estimate_error is None
+
+
+def fitting_up_to(largest: int) -> Callable[[RunSpec, int, int, Callable[[Progress], None]], Trial]:
+    """Tries on a GPU whose pool holds 38 MiB whenever a size fits."""
+
+    def try_run(spec: RunSpec, size: int, memory: int, hear: Callable[[Progress], None]) -> Trial:
+        if size > largest:
+            return Trial(size=size, ended="oom", seconds=1.0)
+        peak_bytes = 400_000 * size
+        return Trial(size=size, ended="fits", seconds=1.0, peak_bytes=peak_bytes, reserved_bytes=38 * MIB)
+
+    return try_run
+
+
+def test_the_pool_is_simulated_as_the_environment_sets_it_up(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Children inherit it, so estimates heed it too; blocks of rounder sizes hold more."""
+    spec, gpu = spec_of(models, "bert", "lora"), "NVIDIA GeForce RTX 4090"
+
+    def reserved_bytes(value: str) -> tuple[int | None, tuple[str, ...]]:
+        monkeypatch.setenv("PYTORCH_ALLOC_CONF", value)
+        here = place(1024 * MIB, "cuda:0", gpu)
+        [fit] = MeasuredFits([spec], here, ["batch"], source="", try_run=fitting_up_to(2_000)).run()
+        assert fit.there is not None and fit.there.estimate.spec.train.batch_size == 2_000
+        return fit.there.estimate.reserved_bytes, fit.assumptions
+
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    usual, rounded = reserved_bytes(""), reserved_bytes("roundup_power2_divisions:2")
+    assert usual[0] is not None and rounded[0] is not None and usual[0] < rounded[0]
+    assert usual[1] == rounded[1] == ()
+    unknown, assumptions = reserved_bytes("backend:cudaMallocAsync")
+    assert unknown is None and len(assumptions) == 1 and "isn't simulated" in assumptions[0]
+
+
+def test_what_cant_be_estimated_at_all_is_tried_all_the_same(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise SuiteError("a suite", [Fault(key="model.name", problem="its shape isn't known here")])
+
+    monkeypatch.setattr(measuring, "find_fit", refuse)
+    spec = spec_of(models, "bert", "full", train__batch_size=8, train__gradient_accumulation_steps=4)
+    asked: list[int] = []
+    try_run = pretended(lambda size: 1_000 * size, asked)
+    [fit] = MeasuredFits([spec], place(17_500), ["batch"], source="", try_run=try_run).run()
+    assert asked[0] == 8 and (fit.largest, fit.unit, fit.verified) == (16, 4, True)
+    assert fit.estimated is not None and fit.estimate_error is None
+    assert fit.estimated.estimate.problem == "model.name: its shape isn't known here"

@@ -15,10 +15,10 @@ from peprof.estimation.gpu_memory import memory_of
 from peprof.estimation.own_run import (
     SUPPOSED_PADDING,
     UNEVEN_PADDING,
-    _Pool,
     _recorded,
     estimate_own_run,
 )
+from peprof.estimation.pool_here import PoolHere
 from peprof.results.predicted import by_phase, prediction_of
 from peprof.results.record import EstimatedMemory
 from peprof.running import worker
@@ -70,9 +70,9 @@ def test_what_a_library_s_source_says_is_not_called_exact(models: Path) -> None:
     found = estimate_own_run(replace(own(models), kind="cpu", spec=spec))
     assert found.problem is None and found.standing == {"tensors": "assumed"}, "there is no batch yet"
     estimate = estimate_run(spec, known_data(spec.data, source="a suite"), "cpu", source="a suite")
-    recorded = _recorded(replace(own(models), kind="cpu", spec=spec), estimate, _Pool(), ())
+    recorded = _recorded(replace(own(models), kind="cpu", spec=spec), estimate, PoolHere(), ())
     assert recorded.standing == {"tensors": "by formula"}
-    supposed = _recorded(replace(own(models), kind="cuda"), estimate, _Pool(kernels_known=False), ())
+    supposed = _recorded(replace(own(models), kind="cuda"), estimate, PoolHere(kernels_known=False), ())
     assert supposed.standing == {"tensors": "assumed"}
 
 

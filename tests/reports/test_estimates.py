@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -172,6 +173,29 @@ def test_a_share_is_what_is_said_of_it_or_one_peak_by_that_of_full() -> None:
     assert shares("full", "lst", "lora", "ia3", methods=methods[1:2]) == [0.25], "full was not asked for"
 
 
+def test_it_is_said_where_the_published_suite_was_changed() -> None:
+    said = {"full": {"source": "a", "peak_gb": 12.0}}
+    suite = Suite.model_validate(
+        {
+            "name": "t",
+            "model": {"name": "bert-base"},
+            "data": {"name": "any/data"},
+            "methods": ({"name": "full", "label": "full"},),
+            "published": said,
+        }
+    )
+
+    def notes(*keys: str) -> list[str]:
+        text = estimates_as_markdown(with_published([estimate("full")], suite, set_keys=keys))
+        return [line for line in text.splitlines() if "is of the suite as it is" in line]
+
+    assert notes("train.seeds", "train.learning_rate", "short.repeats") == notes() == []
+    assert notes("train.seeds", "train.batch_size", "methods.full.gradient_checkpointing") == [
+        "What was published is of the suite as it is: here train.batch_size, "
+        "methods.full.gradient_checkpointing was set."
+    ]
+
+
 @pytest.mark.parametrize("fits", [True, False])
 def test_what_fits_names_what_binds_and_what_helps(fits: bool) -> None:
     found = estimate("full")
@@ -181,10 +205,25 @@ def test_what_fits_names_what_binds_and_what_helps(fits: bool) -> None:
         largest=7 if fits else None,
         estimate=found,
         beyond=found,
-        need_bytes=80 * MIB,
         checkpointed=12,
     )
     rows = fits_as_markdown([{"batch": fit}]).splitlines()
     number = "7" if fits else "none"
     words = "gradient checkpointing: batch 12"
     assert f"| full | {number} | 80.0 MiB | – | – | activations | {words} |" in rows
+
+
+def test_what_fits_of_two_models_stands_in_two_tables() -> None:
+    small, large = estimate("full"), estimate("full")
+    model = large.spec.model.model_copy(update={"name": "bert-large"})
+    large = replace(large, spec=large.spec.model_copy(update={"model": model}))
+    found = [
+        {"batch": Fit(dimension="batch", memory_bytes=100 * MIB, largest=size, cap=2**20, estimate=of)}
+        for of, size in ((small, 7), (large, 2**20))
+    ]
+    text = fits_as_markdown(found)
+    assert text.count("| method | largest batch |") == 2 and "**bert-large: " in text
+    assert "| full | 1048576 | 80.0 MiB | – | – | nothing up to 1048576 | – |" in text
+    broken = replace(small, profile=None, problem="batch 9: no luck")
+    found = [{"batch": replace(found[0]["batch"], largest=None, estimate=broken)}]
+    assert "full: batch 9: no luck" in fits_as_markdown(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -55,7 +56,7 @@ def examples() -> list[MeasuredFit]:
             trial(40, "oom", phase="backward of step 1 of 2", message="OutOfMemoryError: Tried too much"),
             trial(36, peak_bytes=84 * MIB, **beside),
             trial(37, "killed", phase="step 2 of 2", message="killed by SIGKILL"),
-            there=fit_of(full, 36, beyond=full, need_bytes=80 * MIB),
+            there=fit_of(full, 36, beyond=full),
         ),
         measured(lora, trial(40, peak_bytes=64 * MIB), trial(80, "died", message="exit code 7")),
         measured(
@@ -126,6 +127,39 @@ def test_a_processor_has_a_note_of_its_own_and_what_is_missing_is_named() -> Non
     text = measured_fits_as_markdown([here])
     assert "| full | batch | none | 40 | – | – | 101 MiB | – | 1 |" in text
     assert "second one's peak is within 100 MiB" in text
+
+
+def test_all_that_was_free_needs_no_room_besides_and_the_rest_of_the_environment_is_said() -> None:
+    free = measured(
+        estimate("full"),
+        trial(40, peak_bytes=84 * MIB, unowned_bytes=500 * MIB),
+        limit="free",
+        assumptions=("nothing of the allocator",),
+    )
+    note = measured_fits_as_markdown([free]).splitlines()[-1]
+    assert (
+        "all that was free: 100 MiB beside a bare context. Context and libraries took up to 500 MiB" in note
+    )
+    assert "leave room" not in note and note.endswith(
+        "Estimated on the assumption of nothing of the allocator."
+    )
+    assert json.loads(measured_fits_as_json([free]))[0]["memory_limit"] == "free"
+
+
+def test_other_models_and_lengths_have_tables_of_their_own() -> None:
+    full, lora = measured(estimate("full"), trial(40)), measured(estimate("lora"), trial(41))
+    data = lora.spec.data.model_copy(update={"max_length": 64})
+    longer = replace(lora, spec=lora.spec.model_copy(update={"data": data}))
+    assert measured_fits_as_markdown([full, lora]).count("| method |") == 1
+    text = measured_fits_as_markdown([full, longer])
+    assert text.count("| method |") == 2 and "batches at length 64" in text
+
+
+def test_a_limit_that_is_neither_memory_nor_the_model_is_named() -> None:
+    everything = measured(estimate("full"), trial(2**20, peak_bytes=84 * MIB))
+    assert everything.verified and not everything.at_models_end
+    assert "| nothing up to 1048576 | 1 |" in measured_fits_as_markdown([everything])
+    assert json.loads(measured_fits_as_json([everything]))[0]["limited_by_the_model"] is False
 
 
 def test_a_try_is_a_line() -> None:
