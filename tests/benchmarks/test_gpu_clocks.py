@@ -42,6 +42,7 @@ def off_by(share: float) -> Callable[[Callable[[], None]], float]:
     return clock
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "equal"), [(0.0, True), (0.05, False), (-0.05, False)])
 def test_clocks_that_differ_by_more_than_a_hundredth_are_told(share: float, equal: bool) -> None:
     found = compare_clocks(Sleeping(), None, CpuDevice(), {"same": off_by(0.0), "other": off_by(share)})
@@ -52,11 +53,13 @@ def test_clocks_that_differ_by_more_than_a_hundredth_are_told(share: float, equa
     json.dumps(found)
 
 
+@pytest.mark.slow
 def test_torchs_clock_tells_seconds() -> None:
     step = Sleeping()
     assert torchs_clock(lambda: step(None, lambda phase: None)) == pytest.approx(STEP_S, rel=0.02)
 
 
+@pytest.mark.slow
 def test_energy_by_counter_and_by_power(tmp_path: Path) -> None:
     session = tmp_path / "session.jsonl"
     device = Metered()

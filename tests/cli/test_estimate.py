@@ -62,6 +62,7 @@ def test_a_local_configuration_is_enough(models: Path) -> None:
     assert head["peak_bytes"] < full["peak_bytes"]
 
 
+@pytest.mark.slow
 def test_every_built_in_method_is_estimated_unless_some_are_named(models: Path) -> None:
     rows = rows_of(models)
     assert {"full", "lora", "lst", "sparse", "prefix_tuning"} <= {row["method"] for row in rows}
@@ -81,6 +82,7 @@ def test_tables_for_people_and_machines(models: Path) -> None:
     assert "At the peak, by category" in shown and "At the peak, by module" in shown
 
 
+@pytest.mark.slow
 def test_points_of_the_picture_are_single_estimates(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(batch_memory, "draw_batch_memory", lambda points, path, **words: given.update(points))
@@ -100,6 +102,7 @@ def test_points_of_the_picture_are_single_estimates(models: Path, monkeypatch: p
     ]  # as named
 
 
+@pytest.mark.slow
 def test_the_picture_names_model_methods_and_cards(models: Path, tmp_path: Path) -> None:
     path = tmp_path / "memory.svg"
     shape = ("--model", models / "bert", "--method", "full", "--method", "lora", "--length", 8)
@@ -171,7 +174,9 @@ def test_quantised_weights_are_named_and_said_to_be_by_formula(models: Path) -> 
     assert "--quantization" in str(refused(estimate, "quickstart", "--quantization", "nf4"))
 
 
-def test_fit_says_what_fits_and_what_would_help(models: Path) -> None:
+@pytest.mark.slow
+def test_fit_says_what_fits_and_what_would_help(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     shape = ("--model", models / "llama-lm", "--method", "lora", "--length", 32, "--largest", "batch")
     result = call(fit, *shape, "--memory", "4MB", "--format", "json")
     assert result.exit_code == 0, result.output

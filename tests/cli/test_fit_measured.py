@@ -29,7 +29,7 @@ from peprof.running.tries import Tries
 from peprof.suite import catalogue
 from peprof.suite.planning import RunSpec, plan
 from tests.estimation.small_models import write_configs
-from tests.running.helpers import FAULTY, command, environment, write_suite
+from tests.running.helpers import FAULTY, command, environment, heed_interrupts, write_suite
 
 CPU = ("--device", "cpu", "--measured")
 
@@ -176,6 +176,7 @@ def test_which_devices_are_measured_on(device: str | None, measured: bool | None
     assert _device_here(device, measured) == here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", [(), ("--device", "cuda:1", "--estimated")])
 def test_estimates_stay_estimates(
     models: Path, device: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -210,7 +211,7 @@ def test_what_was_found_is_shown_when_it_is_interrupted(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_interrupts,
     )
     assert parent.stderr is not None
     said, fits = "", dict[int, bool]()
@@ -238,7 +239,7 @@ def test_interrupted_at_the_beginning_there_is_nothing_to_show(tmp_path: Path) -
     parent = subprocess.Popen(
         command("fit", suite, *CPU, "--memory", "9MB"),
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
     assert parent.stderr is not None
     assert "importing torch" in parent.stderr.readline()

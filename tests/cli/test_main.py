@@ -67,11 +67,13 @@ def readme_output(word: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_readmes_profile_of_a_loop_says_whose_the_memory_is() -> None:
     said = readme_output("import profile_step")
     assert "optimizer" in said and "KiB" in said
 
 
+@pytest.mark.slow
 def test_readmes_example_of_a_marked_loop_runs() -> None:
     peak_bytes = int(readme_output("measure_memory").split()[0])
     # At the least: weights, two moments, the batch, all in float32.

@@ -18,6 +18,7 @@ from tests.running.helpers import command, environment, write_suite
 METHODS = ('name = "full"', 'name = "lora"\nrank = 3', 'name = "lst"\nreduction = 4', 'name = "bitfit"')
 
 
+@pytest.mark.slow
 def test_what_was_predicted_is_what_the_ledger_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,6 +49,7 @@ def test_what_was_predicted_is_what_the_ledger_counted(
     assert both[2:4] == both[4:6] and both[6:] == ["0", "%"]
 
 
+@pytest.mark.slow
 def test_it_may_be_asked_for_on_the_command_line_and_comes_after_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +68,7 @@ def test_it_may_be_asked_for_on_the_command_line_and_comes_after_the_training(
 LIMIT = 3 * 2**30
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of a process's memory")
 def test_lack_of_memory_is_foreseen(tmp_path: Path) -> None:
     """With less memory than the tensors of a step need; the same step is told apart by nothing else."""

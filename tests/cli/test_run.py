@@ -32,6 +32,7 @@ def data_directory(tmp_path: Path, train: str, validation: str = "sentence\tlabe
     return tmp_path
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_leaderboard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite = write_suite(tmp_path, 'name = "full"', 'name = "lora"\nrank = 3', seeds="[0, 1]")
+    monkeypatch.setenv("COLUMNS", "160")
     assert peprof(monkeypatch, "run", suite, "--results", tmp_path / "r", "--dry-run") == 0
     said = capsys.readouterr()
     assert "t: 4 runs, 4 to do" in said.out and "rank=3" in said.out
@@ -65,6 +67,7 @@ def test_a_dry_run_shows_the_plan_and_runs_nothing(
     assert [run["finished"] for run in plan] == [False, False]
 
 
+@pytest.mark.slow
 def test_a_failed_run_ends_with_exit_code_3_and_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +142,7 @@ def test_results_that_cannot_be_written_are_exit_code_5(
     assert str(tmp_path / "r" / "t") in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_without_the_hub_it_takes_seconds_to_say_so(tmp_path: Path) -> None:
     import os
     import time

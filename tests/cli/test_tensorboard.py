@@ -26,6 +26,7 @@ def test_a_run_says_where_its_log_lies_and_show_says_it_again(
     assert f"TensorBoard: tensorboard --logdir '{log}'\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_it_is_left_out_where_nobody_wants_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

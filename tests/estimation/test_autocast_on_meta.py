@@ -130,6 +130,7 @@ def given(device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tens
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_each_function_answers_in_the_type_of_cudas_autocast(name: str, dtype: torch.dtype) -> None:

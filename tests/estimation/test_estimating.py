@@ -122,6 +122,7 @@ def test_autocast_copies_weights_and_halves_what_layers_keep(models: Path) -> No
     assert cast.profile.activations.total_bytes < plain.profile.activations.total_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "architecture"),
     [

@@ -59,6 +59,7 @@ def peak(spec: RunSpec, known: KnownData, dimension: Dimension, size: int) -> in
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize(("architecture", "dimension"), [("bert", "batch"), ("llama-lm", "length")])
 def test_it_agrees_with_brute_force(
@@ -78,6 +79,7 @@ def test_it_agrees_with_brute_force(
             assert found.beyond is not None and found.beyond.peak_bytes == peaks[expected + 1]
 
 
+@pytest.mark.slow
 def test_batches_are_of_whole_parts(models: Path) -> None:
     spec = spec_of(models, "bert", "full", train__gradient_accumulation_steps=4)
     known = known_data(spec.data, source="a suite")
@@ -92,6 +94,7 @@ def test_positions_are_a_limit_of_their_own(models: Path) -> None:
     assert found.beyond is None
 
 
+@pytest.mark.slow
 def test_for_a_gpu_its_simulated_pool_is_what_has_to_fit(models: Path) -> None:
     gpu = find_target("rtx4090").gpu
     spec = spec_of(models, "bert", "lora")

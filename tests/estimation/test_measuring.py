@@ -108,6 +108,7 @@ def pretended(
     return try_run
 
 
+@pytest.mark.slow
 def test_batches_are_of_whole_parts_and_lengths_end_with_the_positions(models: Path) -> None:
     spec = spec_of(models, "bert", "lora", train__gradient_accumulation_steps=4)
     batch, length = MeasuredFits(
@@ -210,6 +211,7 @@ class PoolDevice(CpuDevice):
         return AllocatorMeter(self._cuda, torch.device("cuda", 0), lambda reserved_bytes: used)
 
 
+@pytest.mark.slow
 def test_on_a_gpu_the_pool_itself_runs_out_at_the_memory_that_is_asked_for(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +260,7 @@ def test_on_a_gpu_the_pool_itself_runs_out_at_the_memory_that_is_asked_for(
     assert heard[:2] == ["setup", "step 1 of 2"] and "step 2 of 2" in heard
 
 
+@pytest.mark.slow
 def test_for_a_gpu_that_is_known_its_simulated_pool_is_what_is_estimated(models: Path) -> None:
     spec, memory = spec_of(models, "bert", "lora"), 40 * MIB
 

@@ -20,6 +20,7 @@ def committed(suite: str) -> dict[str, dict[str, Any]]:
     return {row["method"]: row for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suite", "method"), [("lst-table1", "lst"), ("klst-table", "last_layers")])
 def test_the_committed_shares_are_what_is_told_today(suite: str, method: str) -> None:
     loaded = load_suite(suite, only=["full", method])

@@ -47,6 +47,7 @@ tests/methods/test_quantised.py runs each method beside bitsandbytes' layers."""
 TRAINED = [*(m for m in METHODS if m not in REFUSED), "peft:LORA", "peft:VERA", "peft:LN_TUNING"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "quantization"),
     [
@@ -71,6 +72,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "architecture"),
     [
@@ -85,6 +87,7 @@ def test_so_it_is_in_every_way_of_training(models: Path, setting: str, architect
     check(spec_of(models, architecture, "lora", **SETTINGS[setting]))
 
 
+@pytest.mark.slow
 def test_8_bit_states_of_full_fine_tuning_too(models: Path) -> None:
     pytest.importorskip("bitsandbytes")
     check(spec_of(models, "llama-lm", "full", train__optimizer="adamw-8bit"))
@@ -179,6 +182,7 @@ def large(directory: Path, **geometry: Any) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_65_billion_parameters_are_fine_tuned_on_48_gb(tmp_path: Path) -> None:
     """As QLoRA's abstract says; the weights by its 4.127 bits, embeddings and output layer in 16."""
     models = large(
@@ -209,6 +213,7 @@ def test_the_weights_of_a_layer_are_the_sum_of_the_formula(models: Path) -> None
     assert plain.profile.peak.categories[frozen] - found.profile.peak.categories[frozen] == saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_operations_are_those_beside_dense_weights(models: Path, quantization: str) -> None:
     pytest.importorskip("bitsandbytes")

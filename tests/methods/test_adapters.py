@@ -201,6 +201,7 @@ def test_houlsby_saves_what_it_needs_which_is_the_known_share() -> None:
     assert share(Houlsby().apply) == pytest.approx(70, abs=0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Pfeiffer(), ParallelAdapter()])
 def test_behind_or_beside_the_feedforward_is_less_than_is_known(method: Any) -> None:
     """Known are 65 % for Pfeiffer's; behind the feed-forward, where the paper has them, it is 60.5 %.

@@ -282,6 +282,7 @@ def test_a_t5_in_float16_as_transformers_loads_it(case: Case) -> None:
     assert gradients(model).keys() == trainable(model).keys()
 
 
+@pytest.mark.slow
 @where_it_works
 def test_autocast_runs(case: Case, architecture: str) -> None:
     model = applied(case, plain(architecture), architecture)[1]

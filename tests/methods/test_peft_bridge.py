@@ -79,6 +79,7 @@ def tried(tuner: str, architecture: str) -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["distilbert", "t5", "llama"])
 def test_most_tuners_run_and_the_others_say_why(architecture: str) -> None:
     with warnings.catch_warnings():

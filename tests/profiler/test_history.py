@@ -104,6 +104,7 @@ def run_mlp(cuda: FakeCuda, **options: Any) -> StepProfile:
     return found
 
 
+@pytest.mark.slow
 def test_without_workspaces_the_requested_peak_is_the_ledgers() -> None:
     found = run_mlp(cuda := FakeCuda())
     assert found.pool is not None

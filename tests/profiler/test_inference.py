@@ -75,6 +75,7 @@ def slow(*seconds: float) -> tuple[Ticking, list[str], list[Slow]]:
     return device, turns, [Slow(device, turns, name, s) for name, s in zip("abc", seconds, strict=False)]
 
 
+@pytest.mark.slow
 def test_the_model_and_the_plain_backbone_take_turns() -> None:
     device, turns, (model, plain) = slow(3.0, 2.0)
     found = measure_inference(model, [{"x": torch.zeros(2)}], device, plain=plain, warmup_rounds=1, rounds=3)
@@ -85,6 +86,7 @@ def test_the_model_and_the_plain_backbone_take_turns() -> None:
     assert model.training and plain.training
 
 
+@pytest.mark.slow
 def test_what_is_merged_is_measured_beside_the_plain_backbone_anew() -> None:
     device, turns, (model, plain, merged) = slow(3.0, 2.0, 1.0)
     found = measure_inference(
@@ -124,6 +126,7 @@ def test_bytes_are_those_of_the_model_the_batch_and_a_forward_pass_without_autog
     assert found.peak_bytes == weights + F32 * n * a + 2 * F32 * n * b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["distilbert", "t5", "llama-lm"])
 def test_real_models_are_measured_merged_and_not(architecture: str) -> None:
     method = LoRA(rank=2)

@@ -47,6 +47,7 @@ def share(name: str, condition: Condition = IN_2023) -> float:
     return 100 * profile_of(name, condition).peak_bytes / profile_of("full", condition).peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "percent", "megabytes"),
     [
@@ -66,6 +67,7 @@ def test_shares_and_sizes_are_the_published_ones(name: str, percent: int, megaby
     assert profile_of(name).peak_bytes / MIB == pytest.approx(megabytes, rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_ranking_is_the_published_one_then_and_now() -> None:
     for condition in (IN_2023, FUSED_TODAY):
         ladder, last = share("LST r8, 1 side head", condition), share("last 3 layers", condition)
@@ -81,6 +83,7 @@ def test_full_fine_tuning_is_highest_in_the_optimizer_with_six_copies_of_the_wei
         assert peak.total_bytes == pytest.approx(copies * F32 * PARAMETERS, rel=0.001)
 
 
+@pytest.mark.slow
 def test_lora_as_it_is_written_here_saves_all_that_w_and_ba_take() -> None:
     """15 points: in each layer the six sums, 12 d^2 numbers; ours keeps six times r = 4 numbers a position.
 
@@ -92,6 +95,7 @@ def test_lora_as_it_is_written_here_saves_all_that_w_and_ba_take() -> None:
     assert share("LoRA r4, all linears") == pytest.approx(40, abs=1)
 
 
+@pytest.mark.slow
 def test_siva_as_it_is_written_here_costs_what_lora_does() -> None:
     """Beside the same weights it has a few values, and their vectors where LoRA has A and B."""
     siva, lora = profile_of("SiVA r4, all linears"), profile_of("LoRA r4, all linears")
@@ -110,6 +114,7 @@ def test_a_wider_window_costs_its_keys_and_values() -> None:
     assert difference == LAYERS * layer + F32 * 4 * N * side
 
 
+@pytest.mark.slow
 def test_side_heads_cost_where_attention_is_not_fused() -> None:
     """With 16, as many as the backbone, a ladder is 3 points above the published 22 %; fused, as with one."""
     assert share("LST r8, 16 side heads") == pytest.approx(25, abs=0.5)
@@ -117,6 +122,7 @@ def test_side_heads_cost_where_attention_is_not_fused() -> None:
     assert 0 <= fused[0] - fused[1] < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_data(), reason=f"SST-2 is not in {SST2}, or there is no WordPiece tokenizer")
 def test_the_longest_batch_is_in_every_epoch() -> None:
     lengths = batch_lengths(epochs=3, seed=1)

@@ -29,6 +29,7 @@ def share(label: str) -> float:
     return 100 * profile_of(label).peak_bytes / profile_of("full").peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("label", "published"),
     [("adapters", 74), ("lora", 72), ("bitfit", 61), ("prompt_tuning", 126), ("lst", 31)],

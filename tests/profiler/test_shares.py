@@ -185,6 +185,7 @@ def with_normed_downsampling(side_heads: int) -> Apply:
     return apply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side_heads", "known", "ours"), [(12, 37, 31.5), (4, 27, 21.7), (1, 24, 18.1)])
 def test_a_ladder_saves_less_than_is_known(side_heads: int, known: int, ours: float) -> None:
     """Known are 37, 27 and 24 %; ours saves 5 to 6 points less, and what it saves is exactly what it needs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def environment(*, one_thread: bool = True) -> dict[str, str]:
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "peprof", *map(str, arguments)]
+
+
+def heed_interrupts() -> None:
+    """Tests in the background of a shell inherit that Ctrl-C is ignored, and would hand it on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Listener:

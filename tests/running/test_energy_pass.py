@@ -19,6 +19,7 @@ def spec_with(energy_seconds: float) -> RunSpec:
     return spec.model_copy(update={"short": short})
 
 
+@pytest.mark.slow
 def test_the_record_says_what_a_step_took() -> None:
     step, kept = make_step(), Kept()
     heard: list[Progress] = []
@@ -42,6 +43,7 @@ def test_the_record_says_what_a_step_took() -> None:
     assert kept.warnings == []
 
 
+@pytest.mark.slow
 def test_without_a_counter_the_record_says_why_and_nothing_is_run(tmp_path: Path) -> None:
     heard: list[Progress] = []
     device = CpuDevice(powercap=tmp_path)

@@ -59,6 +59,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[OwnRun]:
     return SEEN
 
 
+@pytest.mark.slow
 def test_it_comes_last_and_what_was_found_is_kept_before(seen: list[OwnRun]) -> None:
     heard = Heard(make_spec())
     assert heard.record.status == "ok" and heard.phases[-1] == "estimate"
@@ -75,16 +76,20 @@ def test_it_comes_last_and_what_was_found_is_kept_before(seen: list[OwnRun]) -> 
 def test_where_it_is_not_asked_for_nothing_is_done(seen: list[OwnRun]) -> None:
     heard = Heard(make_spec(estimate=False))
     assert heard.record.estimate is None and not seen and not heard.kept and "estimate" not in heard.phases
-    full = make_spec().model_copy(update={"phases": ("full",)})
+    spec = make_spec()
+    train = spec.train.model_copy(update={"max_steps": 2})
+    full = spec.model_copy(update={"phases": ("full",), "train": train})
     assert Heard(full).record.estimate is None and not seen, "no step of it is measured"
 
 
+@pytest.mark.slow
 def test_a_round_has_none_unless_it_fails(seen: list[OwnRun], monkeypatch: pytest.MonkeyPatch) -> None:
     assert Heard(make_spec(), timing_only=True).record.estimate is None and not seen
     Greed(range(1, 100), monkeypatch)
     assert Heard(make_spec(), timing_only=True).record.estimate is not None, "it is the run's record"
 
 
+@pytest.mark.slow
 def test_a_run_that_ran_out_of_memory_has_one_before_its_cause_is_looked_into(
     seen: list[OwnRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +103,7 @@ def test_a_run_that_ran_out_of_memory_has_one_before_its_cause_is_looked_into(
     assert seen[0].train is not None
 
 
+@pytest.mark.slow
 def test_its_step_is_the_one_that_did_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is predicted of a run without enough memory is what the same run needs where there is enough."""
     needed = Heard(make_spec()).record.short
@@ -110,6 +116,7 @@ def test_its_step_is_the_one_that_did_not_fit(monkeypatch: pytest.MonkeyPatch) -
     assert prediction.ran_out.foreseen is False, "it was made to ask for more than any step needs"
 
 
+@pytest.mark.slow
 def test_an_attempt_that_goes_on_predicts_what_the_one_before_has_measured(tmp_path: Path) -> None:
     spec = make_spec()
     data = spec.data.model_copy(update={"train_rows": 32, "validation_rows": 8})
@@ -137,6 +144,7 @@ def test_memory_that_ran_out_while_the_model_was_made_is_predicted_too(
     assert heard.record.estimate is not None and seen[0].train is None and seen[0].facts is not None
 
 
+@pytest.mark.slow
 def test_an_estimator_that_fails_costs_the_run_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate_pass, "ESTIMATOR", f"{__name__}:broken")
     record = Heard(make_spec()).record

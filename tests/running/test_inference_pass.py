@@ -31,6 +31,7 @@ def run(spec: RunSpec) -> RunRecord:
     return record
 
 
+@pytest.mark.slow
 def test_a_run_with_it_trains_the_same_as_one_without(tmp_path: Path) -> None:
     with_it, without = (run(spec_of(tmp_path, inference=inference)) for inference in (True, False))
     assert with_it.full is not None and without.full is not None

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from peprof.results.store import ResultStore
-from tests.running.helpers import command, environment, write_suite
+from tests.running.helpers import command, environment, heed_interrupts, write_suite
 
 RUNS = 45
 MOMENTS = 20
@@ -27,13 +27,8 @@ def start(suite: Path, results: Path, *, one_thread: bool = True) -> subprocess.
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_heed_interrupts,
+        preexec_fn=heed_interrupts,
     )
-
-
-def _heed_interrupts() -> None:
-    """Tests in the background of a shell inherit that Ctrl-C is ignored, and would hand it on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_children(parent: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from peprof.running.runner import run_suite
 from peprof.suite.loading import load_suite
 from tests.running.helpers import Listener, write_suite
 
 
+@pytest.mark.slow
 def test_a_ladder_is_pruned_by_the_suites_own_training_data(tmp_path: Path) -> None:
     """Without a single example pruning fails; and it makes another run than random weights do."""
     path = write_suite(

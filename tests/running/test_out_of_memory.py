@@ -79,6 +79,7 @@ def check_memory(result: RunResult) -> StepProfile:
     return profile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "phase"),
     [(1, "short: warm-up"), (4, "short: timing"), (WARM_UP + TIMED + 2, "short: memory")],
@@ -96,6 +97,7 @@ def test_the_step_is_run_again_under_the_ledger(
     assert greed.held_alive[-1] == 0
 
 
+@pytest.mark.slow
 def test_what_the_optimizer_has_is_counted_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     Greed(range(4, 100), monkeypatch)
     categories = dict(check_memory(run()).ran_out.live.categories)  # type: ignore[union-attr]
@@ -105,6 +107,7 @@ def test_what_the_optimizer_has_is_counted_as_it_was(monkeypatch: pytest.MonkeyP
     assert "gradients" not in categories, "those of the first step were dropped"
 
 
+@pytest.mark.slow
 def test_the_second_step_is_tried_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     greed = Greed({4, 6}, monkeypatch)
     result = run()
@@ -113,6 +116,7 @@ def test_the_second_step_is_tried_as_well(monkeypatch: pytest.MonkeyPatch) -> No
     assert greed.done == 6
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_run_out_again_leaves_the_error_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -123,6 +127,7 @@ def test_a_step_that_does_not_run_out_again_leaves_the_error_as_it_is(
     assert result.memory is None and greed.done == 4 + 2
 
 
+@pytest.mark.slow
 def test_another_error_when_run_again_replaces_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     greed = Greed({4, 5}, monkeypatch)
     greed.error = ZeroDivisionError("on purpose")
@@ -132,6 +137,7 @@ def test_another_error_when_run_again_replaces_nothing(monkeypatch: pytest.Monke
     assert result.record.warnings == ("whose the memory was can't be said: on purpose",)
 
 
+@pytest.mark.slow
 def test_when_the_ledgers_own_pass_runs_out_nothing_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     last = WARM_UP + TIMED + MEMORY + 1
     greed = Greed(range(last, 100), monkeypatch)
@@ -155,6 +161,7 @@ class PoolDevice(CpuDevice):
         return AllocatorMeter(self._cuda, torch.device("cuda", 0), lambda reserved_bytes: used)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("capacity", "reserved", "retries"), [(2**30, 50 * MIB, 0), (40 * MIB, 30 * MIB, 1)])
 def test_the_pools_counters_are_in_the_record_and_retries_are_warned_of(
     capacity: int, reserved: int, retries: int

@@ -215,6 +215,7 @@ def run_short(
     return kept.results[-1]
 
 
+@pytest.mark.slow
 def test_the_memory_pass_starts_from_one_batch_and_a_pool_that_one_step_has_filled() -> None:
     train, step = Examples(), make_step()
     log: list[tuple[str, int]] = []
@@ -235,6 +236,7 @@ def test_the_memory_pass_starts_from_one_batch_and_a_pool_that_one_step_has_fill
     assert len(found.real_tokens) == 4
 
 
+@pytest.mark.slow
 def test_the_real_tokens_are_those_of_the_measured_steps() -> None:
     train, spec = Examples(), make_spec(steps=20)
     found = run_short(spec, make_step(), train, CpuDevice(), lambda event: None)
@@ -272,6 +274,7 @@ def test_a_loss_that_is_not_a_number_ends_the_short_phase_when_its_part_is_over(
     assert heard[-1].phase == phase
 
 
+@pytest.mark.slow
 def test_each_pass_of_the_short_phase_is_named_before_its_first_step() -> None:
     step = make_step()
     heard: list[Progress] = []
@@ -286,6 +289,7 @@ def test_each_pass_of_the_short_phase_is_named_before_its_first_step() -> None:
     assert [e.seconds_left is None for e in heard if e.phase == "short: timing"] == [True] + [False] * 4
 
 
+@pytest.mark.slow
 def test_the_peaks_owners_and_categories_add_up_and_a_failing_pass_keeps_those_before_it() -> None:
     kept, step = Kept(), make_step()
     found = run_short(make_spec(), step, Examples(), CpuDevice(), lambda event: None, kept)

@@ -20,7 +20,7 @@ from peprof.running.runner import run_suite
 from peprof.suite.loading import load_suite
 from peprof.training.geometries import known_config
 from peprof.training.made_tokenizer import make_tokenizer
-from tests.running.helpers import Listener, command, environment, write_suite
+from tests.running.helpers import Listener, command, environment, heed_interrupts, write_suite
 
 TSV = "sentence\tlabel\na good film\t1\na bad film\t0\n"
 
@@ -38,6 +38,7 @@ def run(path: Path, results: Path, *overrides: str, listener: Listener | None = 
     )
 
 
+@pytest.mark.slow
 def test_changed_data_is_another_run(tmp_path: Path) -> None:
     path = write_suite(tmp_path, 'name = "head"', phases='"short"')
     data = local_data(tmp_path / "d")
@@ -126,6 +127,7 @@ def test_a_local_model_without_weights_is_a_fault(tmp_path: Path) -> None:
         run(path, tmp_path / "r", f"model.name={model}", "model.weights=pretrained")
 
 
+@pytest.mark.slow
 def test_a_head_for_other_classes_is_replaced(tmp_path: Path) -> None:
     model = save_model(tmp_path / "m", weights=True)
     path = write_suite(tmp_path, 'name = "head"')
@@ -147,6 +149,7 @@ def test_full_fine_tuning_needs_no_roles(tmp_path: Path) -> None:
     assert record.parameters.trainable_head == 16 * 2, "Llama's score has no bias"
 
 
+@pytest.mark.slow
 def test_a_damaged_record_costs_none_of_the_others(tmp_path: Path) -> None:
     path = write_suite(tmp_path, 'name = "head"', 'name = "bitfit"', phases='"short"')
     first = run(path, tmp_path / "r")
@@ -172,6 +175,7 @@ def test_results_are_tried_before_anything_long(tmp_path: Path) -> None:
     assert listener.events == []
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_and_standard_input_work_too(tmp_path: Path) -> None:
     path = write_suite(tmp_path, 'name = "head"', phases='"short"')
     code = (
@@ -189,6 +193,7 @@ def test_a_script_without_a_guard_and_standard_input_work_too(tmp_path: Path) ->
         assert done.stdout == "['ok']\n", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.8, 2.5])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_while_torch_is_imported(tmp_path: Path, number: int, code: int, seconds: float) -> None:
@@ -196,6 +201,7 @@ def test_interrupted_while_torch_is_imported(tmp_path: Path, number: int, code: 
     parent = subprocess.Popen(
         command("run", path, "--results", tmp_path / "r"),
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
     time.sleep(seconds)
     os.killpg(parent.pid, number) if number == signal.SIGINT else parent.terminate()

@@ -58,6 +58,7 @@ name = "embeddings"
 """
 
 
+@pytest.mark.slow
 def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     environment = installed(tmp_path)
     page = subprocess.run(

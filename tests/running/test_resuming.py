@@ -80,6 +80,7 @@ def faulty(how: str, step: int) -> str:
     return f'name = "faulty"\nhow = "{how}"\nstep = {step}'
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """The method kills its process in its tenth training step, counted anew in each process."""
     suite = full_suite(tmp_path, faulty("kill", 10))
@@ -110,6 +111,7 @@ def test_a_killed_training_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) 
     assert record.full.checkpoint_time_s is not None and record.full.checkpoint_time_s > 0
 
 
+@pytest.mark.slow
 def test_an_attempt_that_fails_after_a_newer_checkpoint_costs_only_the_steps_since(tmp_path: Path) -> None:
     """Each attempt fails in its sixth step: 6, at the latest 11, and 16; the fourth has too few left."""
     suite = full_suite(tmp_path, faulty("raise", 6), phases='"full"')
@@ -163,6 +165,7 @@ def test_what_a_killed_runner_left_beside_a_result_is_cleared_away(tmp_path: Pat
     assert again == record and heard.started == [] and not place.exists()
 
 
+@pytest.mark.slow
 def test_who_wants_no_checkpoints_has_none(tmp_path: Path) -> None:
     path = write_suite(tmp_path, faulty("kill", 10), rows=64)
     suite = load_suite(path, overrides=(*OVERRIDES, "train.checkpoint_every_seconds=none"))

@@ -115,6 +115,7 @@ def test_joined_rounds_have_all_samples_in_order_and_say_whose_they_are() -> Non
     assert found.rounds[1].started_at == "2026-01-02T03:04:02Z"
 
 
+@pytest.mark.slow
 def test_a_run_takes_its_rounds_for_its_timing_unless_the_method_has_changed_since() -> None:
     spec = phases_spec(steps=3)
     spec = spec.model_copy(update={"short": spec.short.model_copy(update={"rounds": 2})})
@@ -154,6 +155,7 @@ def run(path: Path, results: Path, listener: Listener, rounds: int) -> Outcome:
     return run_suite(loaded, results=results, device="cpu", observer=listener, trackers=())
 
 
+@pytest.mark.slow
 def test_a_suite_of_rounds_times_in_turns_and_leaves_one_record_a_run(tmp_path: Path) -> None:
     path = write_suite(tmp_path, 'name = "head"', 'name = "bitfit"')
     listener = Listener()
@@ -176,6 +178,7 @@ def test_a_suite_of_rounds_times_in_turns_and_leaves_one_record_a_run(tmp_path: 
     assert again.rounds == [] and again.started == []
 
 
+@pytest.mark.slow
 def test_rounds_that_are_never_of_use_are_timed_once_and_the_record_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +205,7 @@ class Stopping(Listener):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_stopped_suite_goes_on_with_the_rounds_that_are_missing(tmp_path: Path) -> None:
     path = write_suite(tmp_path, 'name = "head"', 'name = "bitfit"', phases='"short"')
     with pytest.raises(KeyboardInterrupt):
@@ -212,6 +216,7 @@ def test_a_stopped_suite_goes_on_with_the_rounds_that_are_missing(tmp_path: Path
     assert [len(record.short.rounds) for record in outcome.records if record.short] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_round_that_fails_is_its_runs_row_and_costs_the_others_nothing(tmp_path: Path) -> None:
     bad = 'name = "faulty"\nhow = "oom"\nstep = 3'
     path = write_suite(tmp_path, bad, 'name = "head"', phases='"short"')

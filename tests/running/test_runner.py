@@ -33,6 +33,7 @@ def one(path: Path, results: Path) -> RunRecord:
     return record
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_whole_record(tmp_path: Path) -> None:
     listener = Listener()
     outcome = run(write_suite(tmp_path, 'name = "lora"\nrank = 2'), tmp_path / "r", listener)
@@ -68,6 +69,7 @@ def test_a_run_ends_with_a_whole_record(tmp_path: Path) -> None:
     assert {"setup", "short: timing", "short: memory", "full: training"} <= {e.phase for e in listener.events}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "step", "status", "phase", "kind", "words"),
     [
@@ -114,6 +116,7 @@ def test_a_training_that_fails_keeps_its_history_up_to_there(tmp_path: Path) -> 
     assert len(history.learning_rate) == len(history.step_time_s) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("then", ["kill", "hang"])
 def test_out_of_memory_stays_what_it_is_if_its_process_dies_while_the_cause_is_looked_into(
     then: str, tmp_path: Path
@@ -125,6 +128,7 @@ def test_out_of_memory_stays_what_it_is_if_its_process_dies_while_the_cause_is_l
     assert record.failure.requested_bytes == 2**55 and record.failure.memory is None
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_a_run_that_hangs(tmp_path: Path) -> None:
     bad = 'name = "faulty"\nhow = "hang"\nstep = 2'
     path = write_suite(tmp_path, bad, 'name = "head"', phases='"short"', limits="[limits]\nrun_seconds = 3")
@@ -135,6 +139,7 @@ def test_a_time_limit_ends_a_run_that_hangs(tmp_path: Path) -> None:
     assert healthy.status == "ok"
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_and_failed_ones_are_tried_again(tmp_path: Path) -> None:
     bad = 'name = "faulty"\nhow = "raise"'
     path = write_suite(tmp_path, 'name = "head"', bad, phases='"short"')
@@ -153,6 +158,7 @@ def test_finished_runs_are_not_repeated_and_failed_ones_are_tried_again(tmp_path
     assert third.records == second.records
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result_whatever_was_measured_before(tmp_path: Path) -> None:
     path = write_suite(tmp_path, 'name = "lora"')
     both = one(path, tmp_path / "a")
@@ -207,6 +213,7 @@ def test_without_the_hub_the_overlay_applies_loudly_and_is_recorded(tmp_path: Pa
     assert any(text.startswith("OFFLINE") and "no-such/model-9" in text for text in listener.notices)
 
 
+@pytest.mark.slow
 def test_the_parent_never_imports_torch(tmp_path: Path) -> None:
     path = write_suite(tmp_path, 'name = "head"', phases='"short"')
     code = f"""

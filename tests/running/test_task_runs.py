@@ -61,6 +61,7 @@ def test_a_regression_comes_to_its_record(tmp_path: Path) -> None:
     assert record.parameters.trainable_head == record.parameters.head > 0
 
 
+@pytest.mark.slow
 def test_language_modelling_comes_to_its_record(tmp_path: Path) -> None:
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     LlamaConfig(**SMALL, **special, num_attention_heads=2).save_pretrained(tmp_path / "m")

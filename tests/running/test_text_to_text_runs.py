@@ -36,6 +36,7 @@ def record_of(path: Path, *overrides: str) -> RunRecord:
     return run(spec, device_name="cpu", source="t.toml", attempt=1, say=lambda event: None).record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ['name = "full"', 'name = "lora"\ngradient_checkpointing = true', 'name = "lst"']
 )

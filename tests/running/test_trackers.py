@@ -54,6 +54,7 @@ def run(tmp_path: Path, *methods: str, phases: str = '"short", "full"', **option
     return run_suite(suite, results=tmp_path / "r", device="cpu", observer=Listener(), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_all_that_the_record_has(tmp_path: Path) -> None:
     outcome = run(tmp_path, LORA, 'name = "head"')
     assert [record.status for record in outcome.records] == ["ok", "ok"]
@@ -107,6 +108,7 @@ def test_tensorboard_has_all_that_the_record_has(tmp_path: Path) -> None:
     assert values["compare/train_time_s"] == pytest.approx(lora.full.train_time_s)
 
 
+@pytest.mark.slow
 def test_readmes_tracker_and_one_that_fails(tmp_path: Path) -> None:
     outcome = run(tmp_path, LORA, trackers=["broken", "wandb"])
     (record,) = outcome.records

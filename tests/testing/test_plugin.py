@@ -18,6 +18,14 @@ from peprof.breakdown.sizes import human_bytes
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _not_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pytests that are started here are no workers of the one that runs these tests."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
 assert torch and peprof.testing.limiting and peprof.testing.measuring
 
 MODEL = """
@@ -175,6 +183,7 @@ def test_step(peprof, benchmark):
 )
 
 
+@pytest.mark.slow
 def test_figures_go_to_the_benchmark_of_the_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(BENCHMARKED)
     result = pytester.runpytest_inprocess("--benchmark-json=all.json", "--benchmark-max-time=0.01")
@@ -195,6 +204,7 @@ def test_figures_go_to_the_benchmark_of_the_test(pytester: pytest.Pytester) -> N
     assert not {"clip_s", "two phases.forward_s"} & info.keys()
 
 
+@pytest.mark.slow
 def test_without_a_benchmark_the_fixture_returns_what_it_found(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         MODEL
@@ -211,6 +221,7 @@ def test_step(peprof):
     pytester.runpytest_inprocess("-p", "no:benchmark").assert_outcomes(passed=1)
 
 
+@pytest.mark.slow
 def test_bad_use_of_the_fixture_is_said(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         MODEL
@@ -291,6 +302,7 @@ def test_the_mark_is_listed(tmp_path: Path) -> None:
     assert re.search(r"^peprof -- .*\n    Profiles and times training steps", listed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_with_xdist(tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     (tmp_path / "test_one.py").write_text(

@@ -120,6 +120,7 @@ def test_a_layer_on_meta_has_the_bytes_of_the_formula(
     assert bytes_of(model.layer) == expected_bytes(shape, quantization)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("quantization", ["nf4", "nf4-single", "int8"])
 @pytest.mark.parametrize("shape", SHAPES)

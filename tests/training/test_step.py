@@ -117,6 +117,7 @@ def test_each_part_has_its_phases_and_the_norm_is_that_before_clipping() -> None
     assert [float(norm) for norm in norms] == pytest.approx([expected], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_step_in_parts_is_counted_and_is_less() -> None:
     """A layer's output is 8 x 64 x 1000 float32, 2 MB, or a quarter of it."""
 
