@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from peprof.reports.progress import RunProgress
     from peprof.results.estimates import Estimate
     from peprof.results.record import RunRecord
+    from peprof.running.tasks import Prepared
     from peprof.suite.loading import LoadedSuite
-    from peprof.suite.planning import RunSpec
 
 
 @click.command()
@@ -163,8 +163,9 @@ def _dry_run(loaded: LoadedSuite, *, device: str, results: Path, talk: Console, 
 
     store = ResultStore(results / loaded.suite.name)
     with RunProgress(talk) as progress:
-        specs = prepare_suite(loaded, device=device, observer=progress, fetch=False).specs
-        estimates = _estimates(loaded, specs, progress)
+        prepared = prepare_suite(loaded, device=device, observer=progress, fetch=False)
+        specs = prepared.specs
+        estimates = _estimates(loaded, prepared, progress)
     finished = {spec.run_id for spec in specs if store.finished(spec.run_id)}
     if as_json:
         click.echo(plan_as_json(specs, finished, estimates))
@@ -176,15 +177,24 @@ def _dry_run(loaded: LoadedSuite, *, device: str, results: Path, talk: Console, 
         )
 
 
-def _estimates(loaded: LoadedSuite, specs: tuple[RunSpec, ...], progress: RunProgress) -> dict[str, Estimate]:
-    """The memory of each run's step, by run id; empty where a model has yet to be downloaded."""
+def _estimates(loaded: LoadedSuite, prepared: Prepared, progress: RunProgress) -> dict[str, Estimate]:
+    """The memory of each run's step here, by run id; empty where a model has yet to be downloaded."""
     from peprof.errors import SuiteError
     from peprof.estimation.estimating import estimate_runs
+    from peprof.estimation.pool_here import pool_here
     from peprof.estimation.targets import KINDS
 
+    kind = KINDS[prepared.specs[0].device]
+    pool = pool_here(kind, prepared.environment.device_name)
     try:
-        kind = KINDS[specs[0].device]
-        found = estimate_runs(specs, kind, source=loaded.source, say=progress.progress)
+        found = estimate_runs(
+            prepared.specs,
+            kind,
+            source=loaded.source,
+            say=progress.progress,
+            gpu=pool.gpu,
+            settings=pool.settings,
+        )
     except SuiteError:  # what is wrong was said before; here it is a model that isn't here
         return {}
     return {estimate.spec.run_id: estimate for estimate in found}

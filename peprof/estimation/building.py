@@ -31,6 +31,7 @@ from peprof.training.geometries import GEOMETRIES, geometry_name, near_geometry
 from peprof.training.protocols import LearnsFromData
 from peprof.training.quantised_on_meta import FUSED_ROWS, stand_for_kernels
 from peprof.training.quantising import refused_cast
+from peprof.training.quiet import no_progress_bars
 from peprof.training.sources import EMBEDDED_MODEL, data_needs_hub, model_needs_hub
 from peprof.training.step import ClassifierStep
 from peprof.training.tasks import start_decoding
@@ -74,7 +75,8 @@ def known_data(data: DataConfig, *, source: str) -> KnownData:
         SuiteError: the data is here and wrong.
     """
     if not data_needs_hub(data):
-        facts = load_data(data, source=source).facts
+        with no_progress_bars():
+            facts = load_data(data, source=source).facts
         return KnownData(num_labels=facts.num_labels, rows=facts.train_rows)
     if data.task == "regression":
         return KnownData(num_labels=1, rows=ASSUMED_ROWS)

@@ -41,6 +41,7 @@ def estimate_runs(
     events: bool = False,
     padded: bool = True,
     gpu: GpuMemory | None = None,
+    settings: AllocatorSettings | None = TORCHS_OWN,
 ) -> tuple[Estimate, ...]:
     """Estimates runs, in their order; those that need the same memory are computed once.
 
@@ -52,6 +53,7 @@ def estimate_runs(
         events: whether each estimate keeps the births and deaths of its tensors.
         padded: whether batches hold padding, so that attention needs a mask.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
+        settings: of the simulated allocator; ``None`` where it isn't to be simulated.
 
     Raises:
         SuiteError: a model isn't known here or can't do its task, or data that is here is wrong. What one
@@ -71,7 +73,9 @@ def estimate_runs(
             phase=f"estimating {spec.method.label}", step=len(done), total=len(cases), seconds_left=left
         ))  # fmt: skip
         known = data_of(spec.data.model_dump_json())
-        done[key] = estimate_run(spec, known, kind, source=source, events=events, padded=padded, gpu=gpu)
+        done[key] = estimate_run(
+            spec, known, kind, source=source, events=events, padded=padded, gpu=gpu, settings=settings
+        )
     return tuple(_of(spec, done[memory_key(spec)]) for spec in specs)
 
 

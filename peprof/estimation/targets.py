@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import psutil
 import torch
 
+from peprof.devices import CpuDevice
 from peprof.errors import UsageError
 from peprof.estimation.gpu_memory import GpuMemory, memory_of
 from peprof.estimation.kernels import Kind
@@ -63,7 +63,7 @@ def memory_here(kind: str, name: str) -> int | None:
         Of several GPUs the smallest; ``None`` where there is none.
     """
     if kind == "cpu":
-        return int(psutil.virtual_memory().total)
+        return CpuDevice().memory_bytes()
     if not torch.cuda.is_available():
         return None
     index = name.partition(":")[2]

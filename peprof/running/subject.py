@@ -19,8 +19,9 @@ from peprof.suite.planning import RunSpec
 from peprof.training.backbone import load_backbone
 from peprof.training.batches import EncodedSplit
 from peprof.training.data import LoadedData
-from peprof.training.optimizers import default_groups, make_optimizer, make_schedule
+from peprof.training.optimizers import default_groups, make_optimizer
 from peprof.training.protocols import HasAfterStep, HasLossTerm, HasParameterGroups, LearnsFromData
+from peprof.training.schedules import make_schedule
 from peprof.training.step import ClassifierStep
 from peprof.training.tasks import encode, tokenizer_texts
 from peprof.training.trainer import planned_steps

@@ -172,6 +172,19 @@ class MethodEntry:
         }
         return {name: frozen_value(value) for name, value in values.items()}, []
 
+    def chosen(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of complete options that aren't what the method does when nobody says anything.
+
+        Args:
+            options: as ``check`` gives them.
+        """
+        defaults = {option.name: option.default for option in self.options if option.default_known}
+        return {
+            key: value
+            for key, value in options.items()
+            if frozen_value(defaults.get(key, _UNKNOWN)) != frozen_value(value)
+        }
+
     def _model(self) -> type[BaseModel]:
         # Internal names: an option may be called as something that pydantic keeps for itself.
         fields: dict[str, Any] = {
@@ -201,10 +214,8 @@ class LibraryEntry(MethodEntry):
         if faults:
             raise UsageError("\n".join(str(fault) for fault in faults))
         targets = checked.pop("targets", None)
-        defaults = {option.name: option.default for option in self.options if option.default_known}
-        chosen = {key: value for key, value in checked.items() if defaults.get(key, _UNKNOWN) != value}
         tuner = self.name.removeprefix(PREFIX)
-        return self.load()(tuner=tuner, targets=targets, options=chosen)
+        return self.load()(tuner=tuner, targets=targets, options=self.chosen(checked))
 
 
 class KnownMethods(Mapping[str, MethodEntry]):

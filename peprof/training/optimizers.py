@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers by name, and what of ``[train]`` could not work."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import get_scheduler
 
 from peprof.errors import Fault
-from peprof.suite.schema import Dtype, OptimizerName, ScheduleName, TrainConfig
+from peprof.suite.schema import Dtype, OptimizerName, TrainConfig
 from peprof.training.optimizers_on_meta import AdamW8bitOnMeta, Lion8bitOnMeta
 from peprof.training.quantising import missing_library, quiet_bitsandbytes
 
@@ -36,16 +34,6 @@ EIGHT_BIT: dict[OptimizerName, tuple[type[torch.optim.Optimizer], str]] = {
 }
 """bitsandbytes' with states in 8 bits, decoupled weight decay and its defaults: what stands for each on
 ``meta`` and has the options that may be given, and its name there. Trained embeddings' are in 8 bits too."""
-
-SCHEDULES: dict[ScheduleName, str] = {
-    "linear": "linear",
-    "cosine": "cosine",
-    "constant": "constant_with_warmup",
-    "polynomial": "polynomial",
-    "inverse_sqrt": "inverse_sqrt",
-}
-"""transformers' own, with its defaults: ``polynomial`` is of degree 1 down to 1e-7, ``inverse_sqrt`` falls
-with the root of the steps over those of the warm-up, or over 10,000 where there is none."""
 
 POLYNOMIAL_END = 1e-7
 """The learning rate in which the polynomial schedule ends; the peak has to be higher."""
@@ -98,17 +86,6 @@ def _kind(name: OptimizerName, *, without_data: bool) -> type[torch.optim.Optimi
 
     kind: type[torch.optim.Optimizer] = getattr(bitsandbytes.optim, real)
     return kind
-
-
-def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
-    """Linear warm-up over ``warmup_fraction`` of all steps, then the schedule."""
-    schedule: LRScheduler = get_scheduler(
-        SCHEDULES[config.schedule],
-        optimizer,
-        num_warmup_steps=round(config.warmup_fraction * total_steps),
-        num_training_steps=total_steps,
-    )
-    return schedule
 
 
 def check_training(config: TrainConfig, dtype: Dtype) -> list[Fault]:

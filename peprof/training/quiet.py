@@ -21,3 +21,17 @@ def errors_alone(library: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Within it ``datasets`` draws none: whoever works here shows how far it is."""
+    import datasets
+
+    were_off = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            datasets.enable_progress_bars()

@@ -16,6 +16,7 @@ from peprof.estimation.fitting import find_fit
 from peprof.estimation.targets import find_target, memory_here, read_bytes
 from peprof.events import Progress
 from peprof.results.estimates import Estimate
+from peprof.suite.schema import DataConfig
 from tests.estimation.small_models import ARCHITECTURES, METHODS, spec_of, write_configs
 
 
@@ -145,3 +146,11 @@ def test_autocast_and_checkpointing_give_a_number_on_a_gpus_operators(
     cast = estimated(train__autocast="bfloat16")
     if cast.peak_bytes is None:
         assert cast.problem == estimated().problem
+
+
+def test_reading_data_draws_no_bars(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("sentence,label\n" + "a good film,1\na bad one,0\n" * 8)
+    known = known_data(DataConfig(path=str(tmp_path)), source="a suite")
+    assert (known.num_labels, known.rows) == (2, 16)
+    assert capfd.readouterr() == ("", "")

@@ -12,7 +12,8 @@ from peprof.training.batches import EncodedSplit
 from peprof.training.data import Split
 from peprof.training.geometries import known_config
 from peprof.training.made_tokenizer import make_tokenizer
-from peprof.training.optimizers import default_groups, make_optimizer, make_schedule
+from peprof.training.optimizers import default_groups, make_optimizer
+from peprof.training.schedules import make_schedule
 from peprof.training.step import ClassifierStep
 from peprof.training.trainer import planned_steps
 

@@ -26,7 +26,8 @@ from peprof.training.data import Split
 from peprof.training.geometries import known_config
 from peprof.training.made_tokenizer import make_tokenizer
 from peprof.training.moving_state import MovingState, StateMismatchError, frozen_digest
-from peprof.training.optimizers import EIGHT_BIT, OPTIMIZERS, default_groups, make_optimizer, make_schedule
+from peprof.training.optimizers import EIGHT_BIT, OPTIMIZERS, default_groups, make_optimizer
+from peprof.training.schedules import make_schedule
 from peprof.training.step import ClassifierStep
 from peprof.training.trainer import Trainer, planned_steps
 from peprof.training.training_state import Training

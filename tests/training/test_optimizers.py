@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,8 @@ import torch
 from torch import nn
 
 from peprof.suite.schema import Dtype, TrainConfig
-from peprof.training.optimizers import OPTIMIZERS, check_training, make_optimizer, make_schedule
+from peprof.training.optimizers import OPTIMIZERS, check_training, make_optimizer
+from peprof.training.schedules import make_schedule
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "adamw": {"betas": [0.8, 0.95], "eps": 1e-6},
@@ -144,3 +147,11 @@ def test_what_cannot_work_is_said_before_anything_runs(
 def test_an_option_of_a_wrong_kind_is_a_fault() -> None:
     config = TrainConfig.model_validate({"optimizer": "sgd", "optimizer_options": {"momentum": "much"}})
     assert [fault.key for fault in check_training(config, "float32")] == ["train.optimizer_options"]
+
+
+@pytest.mark.slow
+def test_libraries_that_come_along_say_nothing() -> None:
+    """bitsandbytes tells of kernels that it lacks, also to those who asked for nothing of it."""
+    code = "import peprof.running.worker, peprof.estimation.estimating"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -17,7 +17,7 @@ from peprof.profiler.memory import measure_memory
 from peprof.profiler.profile import profile_step
 from peprof.suite.schema import TrainConfig
 from peprof.training.batches import Batch
-from peprof.training.optimizers import make_schedule
+from peprof.training.schedules import make_schedule
 from peprof.training.step import IGNORED, ClassifierStep
 from tests.methods.method_geometries import batch as tiny_batch
 from tests.methods.method_geometries import tiny
