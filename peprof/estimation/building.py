@@ -138,7 +138,8 @@ def build_on_meta(spec: RunSpec, data: KnownData, kind: Kind, *, source: str) ->
     with torch.device("meta"):
         applied = apply_method(method, model, None)
         steps = planned_steps(spec.train, data.rows)
-        step = make_step(spec, method, applied.model, steps)
+        # No schedule, which has no tensors and brings libraries along that look for GPUs.
+        step = make_step(spec, method, applied.model, steps, scheduled=False)
     _choose_operators(step.optimizer, kind)
     return BuiltOnMeta(
         step=step,

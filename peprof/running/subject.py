@@ -21,7 +21,6 @@ from peprof.training.batches import EncodedSplit
 from peprof.training.data import LoadedData
 from peprof.training.optimizers import default_groups, make_optimizer
 from peprof.training.protocols import HasAfterStep, HasLossTerm, HasParameterGroups, LearnsFromData
-from peprof.training.schedules import make_schedule
 from peprof.training.step import ClassifierStep
 from peprof.training.tasks import encode, tokenizer_texts
 from peprof.training.trainer import planned_steps
@@ -122,6 +121,8 @@ def make_step(
     method: object,
     model: nn.Module,
     total_steps: int,
+    *,
+    scheduled: bool = True,
 ) -> ClassifierStep:
     """The training step of a run over what its method made of a backbone, with optimizer and schedule.
 
@@ -130,6 +131,7 @@ def make_step(
         method: that was applied.
         model: what it made, where it is to be trained.
         total_steps: that the training is planned to have.
+        scheduled: whether the learning rate follows its schedule, for which libraries are imported.
     """
     if spec.method.gradient_checkpointing:
         enable_checkpointing(model)
@@ -138,10 +140,15 @@ def make_step(
     else:
         groups = default_groups(model, spec.train.weight_decay)
     optimizer = make_optimizer(spec.train, groups)
+    schedule = None
+    if scheduled:
+        from peprof.training.schedules import make_schedule  # see there why it is late
+
+        schedule = make_schedule(spec.train, optimizer, total_steps)
     return ClassifierStep(
         model,
         optimizer,
-        schedule=make_schedule(spec.train, optimizer, total_steps),
+        schedule=schedule,
         max_grad_norm=spec.train.max_grad_norm,
         loss_term=partial(method.loss_term, model) if isinstance(method, HasLossTerm) else None,
         after_step=partial(method.after_step, model, total_steps=total_steps)

@@ -1,4 +1,8 @@
-"""Learning-rate schedules by name: transformers' own."""
+"""Learning-rate schedules by name: transformers' own.
+
+Import this late, in the process that trains. The schedules bring peft along, that bitsandbytes, and that asks
+CUDA how many devices there are: processes that are forked after that can't use CUDA any more.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from peprof.suite.schema import ScheduleName, TrainConfig
 from peprof.training.quantising import quiet_bitsandbytes
 
-with quiet_bitsandbytes():  # which comes with peft, and that with the schedules
+with quiet_bitsandbytes():
     from transformers.optimization import get_scheduler
 
 SCHEDULES: dict[ScheduleName, str] = {
