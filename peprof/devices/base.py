@@ -256,7 +256,17 @@ class Device(ABC):
         return
 
     def deterministic(self) -> AbstractContextManager[None]:
-        """In it the same work with the same random numbers gives the same values, where there is a way."""
+        """In it the same work with the same random numbers gives the same values, where there is a way.
+
+        Attention on a GPU has one only where ``repeatable`` is entered too.
+        """
+        return nullcontext()
+
+    def repeatable(self) -> AbstractContextManager[None]:
+        """In it the same work gives the same values, or an operator that has no way to do so raises.
+
+        Within ``deterministic``. The error is a ``RuntimeError`` that says "deterministic".
+        """
         return nullcontext()
 
     def energy_j(self) -> float | None:

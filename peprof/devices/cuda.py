@@ -288,6 +288,10 @@ class CudaDevice(Device):
         return cuda_determinism.deterministic()
 
     @override
+    def repeatable(self) -> AbstractContextManager[None]:
+        return cuda_determinism.repeatable()
+
+    @override
     def energy_j(self) -> float | None:
         uuid = self._uuid()
         return nvml.energy_j(uuid) if uuid is not None else None

@@ -3,8 +3,13 @@
 torch asks for ``CUBLAS_WORKSPACE_CONFIG`` before it believes that cuBLAS is deterministic, and looks at it
 once, at the process's first matrix product. It also takes from it how much memory it gives cuBLAS to work in;
 what users get without it must not change, so it is there for that one look only, and memory is given out
-before. cuBLAS itself is deterministic as torch uses it, with memory of its own for each handle and stream.
+before. torch 2.11 tells cuBLAS that size at each product, whatever was given out: the setting must therefore
+be of less memory than the usual one, and be gone for all products but the first. cuBLAS itself is
+deterministic as torch uses it, with memory of its own for each handle and stream.
 Source: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+
+Attention's kernels have a deterministic form that they take only where anything else would be an error: with
+warnings alone, flash, memory-efficient and cuDNN attention stay as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +25,8 @@ import torch.utils.deterministic
 
 _FILLING: Any = torch.utils.deterministic  # a module whose class has the property
 _VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
-_BELIEVED = ":4096:8"
+_BELIEVED = ":16:8"
+"""128 KiB; of the two settings that torch believes the one that never is more than what was given out."""
 
 
 def settle_cublas(cuda: ModuleType | Any, device: torch.device) -> None:
@@ -39,22 +45,39 @@ def settle_cublas(cuda: ModuleType | Any, device: torch.device) -> None:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Operators with a deterministic form use it; those without one warn. Afterwards all is as before."""
-    algorithms = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    """Operators with a deterministic form use it, attention's apart; those without one warn.
+
+    Afterwards all is as before.
+    """
     fills = _FILLING.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling new memory finds faults in programs; it makes nothing more deterministic and costs time.
     _FILLING.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     try:
-        with _cublas_setting():
+        with _algorithms(warn_only=True):
             yield
     finally:
-        torch.use_deterministic_algorithms(algorithms, warn_only=warns)
         _FILLING.fill_uninitialized_memory = fills
         torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Operators with a deterministic form use it, attention's too; those without one raise."""
+    with _algorithms(warn_only=False):
+        yield
+
+
+@contextmanager
+def _algorithms(*, warn_only: bool) -> Iterator[None]:
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms, warn_only=warns)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from peprof.devices import Device, PeakMeter
 from peprof.results.record import Evaluation, FullResult, Predictions, RunPeak, TrainingHistory
+from peprof.running.repeating import make_repeatable
 from peprof.running.tasks import Say
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import EncodedSplit
@@ -61,6 +62,11 @@ def run_full_phase(
         keeper: keeps the training's state now and then.
         training: restored, to go on with; ``None`` starts anew.
     """
+    if device.kind == "cuda":  # a CPU does the same work in the same way each time
+        with device.deterministic():
+            reason = make_repeatable(step, train, spec, device)
+        if reason is not None:
+            warn(reason)
     peak = device.peak_meter()
     trainer = Trainer(
         step,

@@ -78,6 +78,8 @@ class ClassifierStep:
     ) -> None:
         self.model = model.train()
         self.optimizer = optimizer
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered around forward and backward of each step."""
         self.steps_skipped = 0
         self._schedule = schedule
         self._max_grad_norm = max_grad_norm
@@ -107,10 +109,7 @@ class ClassifierStep:
         Returns:
             The detached loss, still on the device.
         """
-        if self._parts == 1:
-            loss = self._forward_backward(batch.inputs, mark, None)
-        else:
-            loss = self._accumulated(batch, mark)
+        loss = self.gradients(batch, mark)
         if self._max_grad_norm is not None:
             mark("clip")
             if self._scaler is not None:
@@ -123,6 +122,21 @@ class ClassifierStep:
         self.optimizer.zero_grad(set_to_none=True)
         mark(None)
         return loss
+
+    def gradients(self, batch: Batch, mark: Mark = no_mark) -> torch.Tensor:
+        """Forward and backward alone: parameters keep their values and get gradients.
+
+        Args:
+            batch: on the device.
+            mark: told where each phase begins.
+
+        Returns:
+            The detached loss, still on the device.
+        """
+        with self.around():
+            if self._parts == 1:
+                return self._forward_backward(batch.inputs, mark, None)
+            return self._accumulated(batch, mark)
 
     def _forward_backward(
         self,
