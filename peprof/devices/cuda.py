@@ -104,6 +104,9 @@ class AllocatorMeter:
         self._device_bytes = device_bytes
         self._phase: str | None = None
         self._phases: dict[str, PhaseBytes] = {}
+        self._reserved_bytes: list[int] = []
+        # cudaMallocAsync's pool leaves all counters but allocated and reserved bytes at 0.
+        self._is_native = cuda.memory.get_allocator_backend() == "native"
         self._before: Mapping[str, int] = {}
         self._after: Mapping[str, int] = {}
         self._used: DeviceBytes | None = None
@@ -134,30 +137,37 @@ class AllocatorMeter:
         if self._phase is None:
             return
         stats = self._cuda.memory_stats(self._device)
-        pool = PoolBytes(**{name: stats[f"{name}.all.peak"] for name in _POOL_COUNTERS})
         before = self._phases.get(self._phase)
-        if before is not None and before.pool is not None:
-            pool = PoolBytes(**{n: max(getattr(pool, n), getattr(before.pool, n)) for n in _POOL_COUNTERS})
+        peak_bytes = stats["allocated_bytes.all.peak"]
+        self._reserved_bytes.append(stats["reserved_bytes.all.peak"])
         self._phases[self._phase] = PhaseBytes(
             phase=self._phase,
-            peak_bytes=pool.allocated_bytes,
+            peak_bytes=max(peak_bytes, before.peak_bytes) if before is not None else peak_bytes,
             end_bytes=stats["allocated_bytes.all.current"],
-            pool=pool,
+            pool=self._pool(stats, before) if self._is_native else None,
         )
         self._phase = None
+
+    def _pool(self, stats: Mapping[str, int], before: PhaseBytes | None) -> PoolBytes:
+        """The peaks of a phase, of all its parts if it was entered before."""
+        found = {name: stats[f"{name}.all.peak"] for name in _POOL_COUNTERS}
+        if before is not None:
+            found = {name: max(peak, getattr(before.pool, name)) for name, peak in found.items()}
+        return PoolBytes(**found)
 
     def result(self) -> StepBytes:
         """What was counted; to be called after leaving the context."""
         before, after = self._before, self._after
-        pools = [phase.pool for phase in self._phases.values() if phase.pool is not None]
+        phases = tuple(self._phases.values())
+        counted = {name: after[name] - before[name] for name in ("num_alloc_retries", "num_ooms")}
         return StepBytes(
             source="cuda_allocator",
             start_bytes=before["allocated_bytes.all.current"],
-            peak_bytes=max(pool.allocated_bytes for pool in pools),
-            peak_reserved_bytes=max(pool.reserved_bytes for pool in pools),
-            phases=tuple(self._phases.values()),
-            alloc_retries=after["num_alloc_retries"] - before["num_alloc_retries"],
-            ooms=after["num_ooms"] - before["num_ooms"],
+            peak_bytes=max(phase.peak_bytes for phase in phases),
+            peak_reserved_bytes=max(self._reserved_bytes),
+            phases=phases,
+            alloc_retries=counted["num_alloc_retries"] if self._is_native else None,
+            ooms=counted["num_ooms"] if self._is_native else None,
             end_reserved_bytes=after["reserved_bytes.all.current"],
             device=self._used,
         )

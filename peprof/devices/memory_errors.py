@@ -11,12 +11,14 @@ _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _CUDA = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMGT]iB)")
 _CPU = re.compile(r"you tried to allocate (\d+) bytes")
 # torch.OutOfMemoryError comes from torch's own allocator only. The driver (asynchronously too) and libraries
-# that allocate for themselves have words of their own; on ROCm the prefixes are HIP's.
+# that allocate for themselves have words of their own; on ROCm the prefixes are HIP's. On a part of a GPU
+# (MIG) the allocator fails in asking for the device's state when it is about to say so (pytorch#112377).
 _ACCELERATOR = re.compile(
     r"\b(CUDA|HIP) out of memory"
     r"|\b(CUDA|HIP) (driver |runtime )?error: out of memory"
     r"|\b(CUBLAS|CUBLASLT|CUDNN|CUSOLVER|CUSPARSE|HIPBLAS)_STATUS_ALLOC_FAILED\b"
     r"|\bCUDNN_STATUS_INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED\b"
+    r"|\bNVML_SUCCESS == .*CUDACachingAllocator\.cpp"
 )
 
 

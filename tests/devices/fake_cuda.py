@@ -23,6 +23,7 @@ class FakeCuda:
     synchronisations: int = 0
     events_made: int = 0
     hidden_bytes: int = 0
+    backend: str = "native"
     queued: list[Any] = field(default_factory=list)
 
     def _index(self, device: Any = None) -> int:
@@ -76,7 +77,7 @@ class FakeCuda:
 
     @property
     def memory(self) -> FakeMemory:
-        return FakeMemory(self.allocator)
+        return FakeMemory(self.allocator, self.backend)
 
     def mem_get_info(self, device: Any = None) -> tuple[int, int]:
         self._check(device)
@@ -100,9 +101,10 @@ class FakeMemory:
     """A stand-in for ``torch.cuda.memory``."""
 
     allocator: FakeAllocator
+    backend: str = "native"
 
     def get_allocator_backend(self) -> str:
-        return "native"
+        return self.backend
 
     def _record_memory_history(
         self, enabled: str | None = "all", context: str | None = "all", stacks: str = "all"

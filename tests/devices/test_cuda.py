@@ -46,6 +46,23 @@ def test_the_peak_of_a_long_time_is_the_allocators_own() -> None:
     )
 
 
+def test_of_another_allocator_only_what_it_counts_is_told() -> None:
+    """CUDAMallocAsyncAllocator.cpp: stats that are of the native allocator "will contain zeroed values"."""
+    cuda = FakeCuda(backend="cudaMallocAsync")
+    with CudaDevice(0, cuda=cuda).memory_meter([]) as meter:
+        for phase, mib in (("forward", 30), ("backward", 50), ("forward", 40), (None, 0)):
+            meter.mark(phase)
+            if mib:
+                cuda.allocator.free(cuda.allocator.malloc(mib * MIB))
+    found = meter.result()
+    assert [(one.phase, one.peak_bytes, one.pool) for one in found.phases] == [
+        ("forward", 40 * MIB, None),
+        ("backward", 50 * MIB, None),
+    ]
+    assert (found.peak_bytes, found.peak_reserved_bytes) == (50 * MIB, cuda.allocator.peak["reserved_bytes"])
+    assert (found.alloc_retries, found.ooms) == (None, None)
+
+
 def test_its_memory_is_what_torch_says_it_has() -> None:
     assert CudaDevice(0, cuda=FakeCuda()).memory_bytes() == 80 * 2**30
 
