@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -165,8 +166,14 @@ def _found(
     with RunProgress(Console(stderr=True)) as progress:
         for number, spec in enumerate(specs):
             left = (time.monotonic() - begin) / number * (len(specs) - number) if number else None
-            phase = f"fitting {spec.method.label}"
-            progress.progress(Progress(phase=phase, step=number, total=len(specs), seconds_left=left))
+            at = Progress(
+                phase=f"fitting {spec.method.label}", step=number, total=len(specs), seconds_left=left
+            )
+            progress.progress(at)
+
+            def tell(words: str, at: Progress = at) -> None:
+                progress.progress(replace(at, phase=f"{at.phase}: {words}"))
+
             known = known_data(spec.data, source=loaded.source)
             found.append(
                 find_fits(
@@ -178,6 +185,7 @@ def _found(
                     source=loaded.source,
                     padded=padded,
                     gpu=target.gpu,
+                    say=tell,
                 )
             )
     return found

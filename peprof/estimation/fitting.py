@@ -1,12 +1,12 @@
 """The largest batch, or the longest length, whose training step fits into so much memory.
 
-A step's peak grows evenly with the batch and nearly so with the length, so a few probes find the border; it
-is then verified on both sides with steps that are built anew.
+A step's peak grows evenly with the batch and nearly so with the length, so a few probes tell where the border
+must be; it is then found, and verified on both sides, with steps that are built anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -16,13 +16,19 @@ from peprof.estimation.building import BuiltOnMeta, KnownData, build_on_meta, lo
 from peprof.estimation.estimating import UNTELLABLE, estimate_run, problem_of, quiet_libraries
 from peprof.estimation.gpu_memory import GpuMemory
 from peprof.estimation.kernels import AMPERE, Kind
+from peprof.estimation.remedies import remedies_for
 from peprof.estimation.tracing import trace
 from peprof.results.estimates import SEARCH_END, Estimate, Fit
+from peprof.running.border import BorderSearch
 from peprof.suite.planning import RunSpec
 
 Dimension = Literal["batch", "length"]
 
 SHORTEST_LENGTH = 4
+_STRIDE = 8
+"""From one size that fits to the next that is tried, in the search for one that doesn't."""
+_LINES = 2
+"""So often the line through both sides says where the border is: the second one is straighter."""
 
 
 class _CannotTellError(Exception):
@@ -44,6 +50,7 @@ def find_fit(
     padded: bool = True,
     gpu: GpuMemory | None = None,
     settings: AllocatorSettings | None = TORCHS_OWN,
+    say: Callable[[int], None] = lambda size: None,
 ) -> Fit:
     """The largest batch or length of a run that fits, by what a simulated pool holds where there is one.
 
@@ -57,6 +64,7 @@ def find_fit(
         padded: whether batches hold padding.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
         settings: of the simulated pool; ``None`` where it isn't to be simulated.
+        say: told each size before it is estimated.
 
     Returns:
         The border; or, where a size on the way can't be told, that size's estimate with its problem.
@@ -65,18 +73,13 @@ def find_fit(
         SuiteError: the model isn't known here or can't do the task.
     """
     unit, smallest = unit_of(spec, dimension), smallest_of(spec, dimension)
-    steps = _Steps(spec, known, kind, dimension, source=source, padded=padded, gpu=gpu, settings=settings)
+    steps = _Steps(
+        spec, known, kind, dimension, source=source, padded=padded, gpu=gpu, settings=settings, say=say
+    )
     try:
         steps.verify(smallest)
         cap = cap_of(spec, known, dimension, source=source)
-        while True:
-            largest = largest_within(steps.need_bytes, memory_bytes, smallest=smallest, cap=cap, unit=unit)
-            sides = [largest, largest + unit] if largest is not None else [smallest]
-            missing = [size for size in sides if size not in steps.verified and size <= cap]
-            if not missing:
-                break
-            for size in missing:
-                steps.verify(size)
+        largest = _border(steps, memory_bytes, smallest=smallest, cap=cap, unit=unit)
     except _CannotTellError as told:
         return Fit(dimension=dimension, memory_bytes=memory_bytes, estimate=told.estimate, largest=None)
     at = largest if largest is not None else smallest
@@ -90,6 +93,33 @@ def find_fit(
     )
 
 
+def _border(steps: _Steps, memory_bytes: int, *, smallest: int, cap: int, unit: int) -> int | None:
+    """The largest size that fits, verified on both sides; ``None`` where not even the smallest does.
+
+    Raises:
+        _CannotTellError: some size on the way can't be told.
+    """
+    if steps.need_bytes(smallest) > memory_bytes:
+        return None
+    start, growth_bytes = supposed_border(
+        steps.need_bytes, memory_bytes, smallest=smallest, cap=cap, unit=unit
+    )
+    search = BorderSearch(
+        start=start,
+        smallest=smallest,
+        cap=cap,
+        unit=unit,
+        limit_bytes=memory_bytes,
+        growth_bytes=growth_bytes,
+    )
+    while (size := search.next_size()) is not None:
+        if size not in steps.verified:
+            steps.verify(size)
+        need_bytes = steps.need_bytes(size)
+        search.tell(size, fits=need_bytes <= memory_bytes, need_bytes=need_bytes)
+    return search.largest
+
+
 def find_fits(
     spec: RunSpec,
     known: KnownData,
@@ -100,29 +130,45 @@ def find_fits(
     source: str,
     padded: bool = True,
     gpu: GpuMemory | None = None,
+    say: Callable[[str], None] = lambda words: None,
 ) -> dict[str, Fit]:
-    """All that is asked of a run, by dimension; where activations are the limit, with checkpointing too.
+    """All that is asked of a run, by dimension; and with what would help there, as ``remedies_for`` says.
 
     Args:
         spec: the run; where one dimension grows, the other stays as it is.
         dimensions: that are looked for.
         known, kind, memory_bytes, source, padded, gpu: as for ``find_fit``.
+        say: told what is tried, in words.
 
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
 
-    def find(run: RunSpec, dimension: Dimension) -> Fit:
-        return find_fit(run, known, kind, dimension, memory_bytes, source=source, padded=padded, gpu=gpu)
+    def find(run: RunSpec, dimension: Dimension, words: str = "") -> Fit:
+        return find_fit(
+            run,
+            known,
+            kind,
+            dimension,
+            memory_bytes,
+            source=source,
+            padded=padded,
+            gpu=gpu,
+            say=lambda size: say(f"{dimension} {size}{words}"),
+        )
 
     found: dict[str, Fit] = {}
     for dimension in dimensions:
         fit = find(spec, dimension)
-        if fit.bound_by in ("activations", "temporaries") and not spec.method.gradient_checkpointing:
-            method = spec.method.model_copy(update={"gradient_checkpointing": True})
-            checkpointed = find(spec.model_copy(update={"method": method}), dimension).largest
-            fit = replace(fit, checkpointed=checkpointed)
-        found[dimension] = fit
+        remedies: dict[str, int] = {}
+        for name, changed in remedies_for(fit, spec):
+            try:
+                largest = find(changed, dimension, f" with {name}").largest
+            except SuiteError:  # it doesn't go with this model or method
+                continue
+            if largest is not None and largest > (fit.largest or 0):
+                remedies[name] = largest
+        found[dimension] = replace(fit, remedies=remedies)
     return found
 
 
@@ -167,7 +213,7 @@ class _Steps:
     somewhere else by then, so that borders are verified with estimates.
 
     Args:
-        spec, known, kind, dimension, source, padded, gpu, settings: as for ``find_fit``.
+        spec, known, kind, dimension, source, padded, gpu, settings, say: as for ``find_fit``.
     """
 
     def __init__(
@@ -181,9 +227,11 @@ class _Steps:
         padded: bool,
         gpu: GpuMemory | None,
         settings: AllocatorSettings | None,
+        say: Callable[[int], None],
     ) -> None:
         self._spec, self._known, self._kind, self._dimension = spec, known, kind, dimension
         self._source, self._padded, self._gpu, self._settings = source, padded, gpu, settings
+        self._say = say
         self.verified: dict[int, Estimate] = {}
         self._built: BuiltOnMeta | None = None
         self._has_state = False
@@ -196,6 +244,7 @@ class _Steps:
             _CannotTellError: there is none.
             SuiteError: the model isn't known here or can't do the task.
         """
+        self._say(size)
         found = estimate_run(
             sized(self._spec, self._dimension, size),
             self._known,
@@ -224,6 +273,7 @@ class _Steps:
 
     def _peak_bytes(self, size: int) -> int:
         if size not in self._peaks_bytes:
+            self._say(size)
             try:
                 self._peaks_bytes[size] = self._quick_peak_bytes(size)
             except SuiteError:
@@ -258,59 +308,44 @@ class _Steps:
         return replace(found, problem=f"{self._dimension} {size}: {found.problem}")
 
 
-def largest_within(
+def supposed_border(
     needed: Callable[[int], int], limit: int, *, smallest: int, cap: int, unit: int = 1
-) -> int | None:
-    """The largest size whose need is within the limit; ``None`` where the smallest one's isn't.
+) -> tuple[int, float | None]:
+    """Where the border must be about, and by how much needs grow there; by few questions.
 
-    Goes by the line through the last two sizes, which is exact where needs grow evenly, and halves the rest
-    where it isn't.
+    Goes up in large strides until the limit is passed; then the line through both sides tells, twice.
 
     Args:
         needed: never smaller for a larger size.
-        limit: that needs must not exceed.
+        limit: that needs must not exceed; the smallest size's doesn't.
         smallest, cap: first and last size; multiples of ``unit``.
         unit: between sizes.
 
+    Returns:
+        A size, and what one more of it needs; ``None`` for that where nothing is known to be too large.
+
     Example:
-        >>> largest_within(lambda n: 100 + 7 * n, 1000, smallest=1, cap=10**6)
-        128
+        >>> supposed_border(lambda n: 100 + 7 * n, 1000, smallest=1, cap=10**6)
+        (128, 7.0)
     """
-    found = {smallest: needed(smallest)}
-    if found[smallest] > limit:
-        return None
-    low, high, turn = smallest, None, 0
-    while low < cap and (high is None or high - low > unit):
-        turn += 1
-        top = cap if high is None else high - unit
-        size = max(low + unit, min(_next_size(found, low, high, limit, unit, halve=turn % 3 == 0), top))
-        found[size] = needed(size)
-        if found[size] <= limit:
-            low = size
+    low, low_bytes = smallest, needed(smallest)
+    while True:
+        if low == cap:
+            return cap, None
+        high = min(cap, _STRIDE * low)
+        high_bytes = needed(high)
+        if high_bytes > limit:
+            break
+        low, low_bytes = high, high_bytes
+    size = low
+    for _ in range(_LINES):
+        growth = (high_bytes - low_bytes) / (high - low)
+        size = low + int((limit - low_bytes) / growth) // unit * unit
+        if size in (low, high):
+            break
+        size_bytes = needed(size)
+        if size_bytes <= limit:
+            low, low_bytes = size, size_bytes
         else:
-            high = size
-    return low
-
-
-def _next_size(
-    found: Mapping[int, int], low: int, high: int | None, limit: int, unit: int, *, halve: bool
-) -> int:
-    """Where the line through two sizes meets the limit, rounded down to a unit; or the middle.
-
-    Args:
-        found: needs by size.
-        low: the largest size that is known to fit.
-        high: the smallest that is known not to; ``None`` where none is.
-        limit: of needs.
-        unit: between sizes.
-        halve: to take the middle, where there is one.
-    """
-    if high is not None and halve:
-        return (low + high) // 2 // unit * unit
-    other = high if high is not None else max((size for size in found if size < low), default=None)
-    if other is None:
-        return low + unit
-    slope = (found[other] - found[low]) / (other - low)
-    if slope <= 0:
-        return 2 * low
-    return low + int((limit - found[low]) / slope) // unit * unit
+            high, high_bytes = size, size_bytes
+    return size, (high_bytes - low_bytes) / (high - low)

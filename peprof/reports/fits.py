@@ -122,16 +122,15 @@ def limit_words(fit: Fit | MeasuredFit) -> str:
 
 def remedy(fits: Fits, group: Sequence[Fits]) -> str | None:
     """What would let more fit, from what was found; ``None`` where nothing was."""
-    for name, fit in fits.items():
-        if fit.checkpointed is not None and fit.checkpointed > (fit.largest or 0):
-            return f"gradient checkpointing: {name} {fit.checkpointed}"
+    for fit in fits.values():
+        if fit.remedies:
+            sizes = ", ".join(f"{name}: {size}" for name, size in fit.remedies.items())
+            return f"{fit.dimension} with {sizes}"
     fit = any_of(fits)
     if fit.bound_by in ("gradients", "optimizer") or (fit.largest is None and fit.estimate.problem is None):
         best = max(group, key=lambda other: any_of(other).largest or 0)
         if (any_of(best).largest or 0) > (fit.largest or 0):
             return f"{any_of(best).estimate.label}: {fit.dimension} {any_of(best).largest}"
-        if fit.bound_by == "parameters":
-            return "a smaller dtype or model"
     return None
 
 
@@ -157,7 +156,7 @@ def plain_rows(found: Sequence[Fits]) -> list[dict[str, Any]]:
             "label": _label(fit.estimate),
             "limited_by_the_model": fit.at_models_end,
             "bound_by": fit.bound_by,
-            "checkpointed": fit.checkpointed,
+            "remedies": dict(fit.remedies),
             "remedy": remedy(fits, found),
             "problem": fit.estimate.problem,
         }
@@ -173,7 +172,9 @@ def fits_as_json(found: Sequence[Fits]) -> str:
 
 def fits_as_csv(found: Sequence[Fits]) -> str:
     """A row an answer."""
-    return rows_as_csv(plain_rows(found))
+    rows = plain_rows(found)
+    words = ["; ".join(f"{name}: {size}" for name, size in row["remedies"].items()) for row in rows]
+    return rows_as_csv([{**row, "remedies": text} for row, text in zip(rows, words, strict=True)])
 
 
 def fits_as_markdown(found: Sequence[Fits]) -> str:

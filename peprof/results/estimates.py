@@ -159,8 +159,7 @@ class Fit:
         estimate: of the largest, or of the smallest where nothing fits.
         beyond: of the next larger one, which doesn't fit; ``None`` where there is none.
         cap: the last size that was looked for; ``None`` with the estimate's problem.
-        checkpointed: the largest with gradient checkpointing; ``None`` where that wasn't looked for, or
-            nothing fits then either.
+        remedies: what would let more fit -> the largest then; without what wasn't tried or doesn't help.
     """
 
     dimension: str
@@ -169,7 +168,7 @@ class Fit:
     estimate: Estimate
     beyond: Estimate | None = None
     cap: int | None = None
-    checkpointed: int | None = None
+    remedies: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def need_bytes(self) -> int | None:

@@ -182,7 +182,10 @@ def test_fit_says_what_fits_and_what_would_help(models: Path, monkeypatch: pytes
     assert result.exit_code == 0, result.output
     [row] = json.loads(result.stdout)
     assert row["need_bytes"] <= 4_000_000 < row["beyond_bytes"]
-    assert row["checkpointed"] > row["largest"] and str(row["checkpointed"]) in row["remedy"]
+    checkpointed = row["remedies"]["gradient checkpointing"]
+    assert checkpointed > row["largest"] and f"gradient checkpointing: {checkpointed}" in row["remedy"]
+    [line] = csv.DictReader(io.StringIO(call(fit, *shape, "--memory", "4MB", "--format", "csv").stdout))
+    assert f"gradient checkpointing: {checkpointed}" in line["remedies"]
     table = call(fit, *shape, "--memory", "4MB").stdout
     assert str(row["largest"]) in table and "gradient checkpointing" in table
 

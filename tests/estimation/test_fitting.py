@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from peprof.estimation import fitting
 from peprof.estimation.building import KnownData, known_data
 from peprof.estimation.estimating import estimate_run
-from peprof.estimation.fitting import Dimension, find_fit, find_fits, largest_within, sized
+from peprof.estimation.fitting import Dimension, _border, find_fit, find_fits, sized
+from peprof.estimation.remedies import remedies_for
 from peprof.estimation.targets import find_target
 from peprof.results.estimates import SEARCH_END, Estimate
 from peprof.running import methods
@@ -29,28 +31,47 @@ def _look_methods_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(methods, "known_methods", known_once)
 
 
+class Curve:
+    """Stands for steps: what each size needs, by the quick way and verified, which differ by a little."""
+
+    def __init__(self, needs: Callable[[int], int], more: int = 0) -> None:
+        self._needs, self._more = needs, more
+        self.verified: dict[int, int] = {}
+        self.asked: set[int] = set()
+
+    def verify(self, size: int) -> None:
+        self.verified[size] = self._needs(size)
+
+    def need_bytes(self, size: int) -> int:
+        self.asked.add(size)
+        return self.verified[size] if size in self.verified else self._needs(size) + self._more
+
+
+CURVES: dict[str, Callable[[int], int]] = {
+    "line": lambda size: 100 + 7 * size,
+    "square": lambda size: 100 + size + 3 * size * size,
+    "stairs": lambda size: 100 + 64 * (size // 8),
+    "bent": lambda size: max(5_000, 11 * size),
+}
+
+
+@pytest.mark.parametrize("more", [0, -300, 300])
 @pytest.mark.parametrize("unit", [1, 4])
 @pytest.mark.parametrize("limit", [0, 107, 108, 1_000, 123_456, 10**12])
-@pytest.mark.parametrize("curve", ["line", "square", "stairs", "bent"])
-def test_the_search_agrees_with_counting_up_and_asks_little(curve: str, limit: int, unit: int) -> None:
-    asked: list[int] = []
-
-    def needed(size: int) -> int:
-        asked.append(size)
-        return {
-            "line": 100 + 7 * size,
-            "square": 100 + size + 3 * size * size,
-            "stairs": 100 + 64 * (size // 8),
-            "bent": max(5_000, 11 * size),
-        }[curve]
-
-    cap = 8_000
-    expected = max((n for n in range(unit, cap + 1, unit) if needed(n) <= limit), default=None)
-    asked.clear()
-    assert largest_within(needed, limit, smallest=unit, cap=cap, unit=unit) == expected
-    assert len(asked) <= 30
+@pytest.mark.parametrize("curve", CURVES)
+def test_the_search_agrees_with_counting_up_and_asks_little(
+    curve: str, limit: int, unit: int, more: int
+) -> None:
+    needs, cap = CURVES[curve], 8_000
+    expected = max((n for n in range(unit, cap + 1, unit) if needs(n) <= limit), default=None)
+    steps = Curve(needs, more)
+    steps.verify(unit)
+    assert _border(steps, limit, smallest=unit, cap=cap, unit=unit) == expected  # type: ignore[arg-type]
+    if expected is not None:
+        assert expected in steps.verified and (expected == cap or expected + unit in steps.verified)
+    assert len(steps.verified) <= 20 and len(steps.asked - set(steps.verified)) <= 8
     if curve == "line":
-        assert len(asked) <= 5
+        assert len(steps.verified) <= (5 if more == 0 else 9)
 
 
 def peak(spec: RunSpec, known: KnownData, dimension: Dimension, size: int) -> int:
@@ -109,6 +130,33 @@ def test_for_a_gpu_its_simulated_pool_is_what_has_to_fit(models: Path) -> None:
     fit = find_fits(spec, known, "cuda", ["batch"], limit, source="a suite", gpu=gpu)["batch"]
     assert fit.largest is not None and not fit.at_cap
     assert fit.need_bytes == reserved(fit.largest) <= limit < reserved(fit.largest + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "limit", "bound", "remedies"),
+    [
+        ("lora", 900_000, "activations", {"gradient checkpointing"}),
+        ("lora", 250_000, "parameters", {"gradient checkpointing", "weights in nf4", "bfloat16"}),
+        ("full", 800_000, "optimizer", {"gradient checkpointing", "bfloat16", "adamw-8bit"}),
+    ],
+)
+def test_what_would_help_is_tried_where_it_may(
+    models: Path, method: str, limit: int, bound: str, remedies: set[str]
+) -> None:
+    """Each is as large as a search for the changed run finds it; what doesn't help isn't named."""
+    spec = spec_of(models, "llama-lm", method, data__max_length=4)
+    known = known_data(spec.data, source="")
+    said: list[str] = []
+    fit = find_fits(spec, known, "cuda", ["batch"], limit, source="a suite", say=said.append)["batch"]
+    tried = dict(remedies_for(fit, spec))
+    assert fit.bound_by == bound and set(tried) == remedies
+    for name, changed in tried.items():
+        largest = find_fit(changed, known, "cuda", "batch", limit, source="a suite").largest
+        helps = largest is not None and largest > (fit.largest or 0)
+        assert fit.remedies.get(name) == (largest if helps else None)
+    assert fit.remedies, "something helps"
+    assert said[0] == "batch 1" and any(words.endswith(" with gradient checkpointing") for words in said)
 
 
 def test_where_everything_fits_it_is_not_the_model_that_ends_it(models: Path) -> None:

@@ -205,11 +205,11 @@ def test_what_fits_names_what_binds_and_what_helps(fits: bool) -> None:
         largest=7 if fits else None,
         estimate=found,
         beyond=found,
-        checkpointed=12,
+        remedies={"gradient checkpointing": 12, "weights in nf4": 9},
     )
     rows = fits_as_markdown([{"batch": fit}]).splitlines()
     number = "7" if fits else "none"
-    words = "gradient checkpointing: batch 12"
+    words = "batch with gradient checkpointing: 12, weights in nf4: 9"
     assert f"| full | {number} | 80.0 MiB | – | – | activations | {words} |" in rows
 
 
