@@ -2,13 +2,16 @@
 
 After aten/src/ATen/native/transformers/ (attention.cpp, sdp_utils_cpp.h, cuda/sdp_utils.cpp and
 cuda/flash_attn/flash_api.cpp) of torch 2.11 to 2.13. Dense tensors of four dimensions, NVIDIA's devices, and
-torch's own order of kernels are taken for granted.
+torch's own order of kernels are taken for granted. What differs by version is decided by it; of 2.12 it is
+supposed to be as in 2.13 where its sources weren't at hand.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from peprof.estimation.torch_version import TorchVersion, installed_torch
 
 Kernel = Literal["cudnn", "flash", "efficient", "math"]
 """What a GPU has."""
@@ -20,6 +23,9 @@ ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 CUDNN_OF_TORCH = 91_501
 """The cuDNN that torch's wheels for CUDA 13 come with, at least; wheels for CUDA 12 have an older one."""
 _CUDNN_IS_PREFERRED_ABOVE = 91_500
+_CUDNN_REFUSES_MORE_SINCE: TorchVersion = (2, 12)
+_CUDNN_DROPOUT_STEPS = 16
+_CUDNN_LARGEST_GRID = 65_535
 _SEEDS_BYTES = 16
 
 
@@ -80,6 +86,7 @@ def chosen_kernel(
     capability: Capability,
     *,
     cudnn_version: int | None = CUDNN_OF_TORCH,
+    torch_version: TorchVersion | None = None,
     deterministic: bool = False,
 ) -> Kernel:
     """The kernel that torch takes on a GPU: the first in its order that can do it.
@@ -88,6 +95,7 @@ def chosen_kernel(
         call: what is asked for.
         capability: of the GPU; (9, 0) is Hopper.
         cudnn_version: as ``torch.backends.cudnn.version()`` says it; ``None`` for no cuDNN.
+        torch_version: whose rules count; ``None`` for the installed one's.
         deterministic: ``torch.use_deterministic_algorithms(True)`` was called.
 
     Example:
@@ -95,7 +103,12 @@ def chosen_kernel(
         >>> chosen_kernel(call, (8, 0)), chosen_kernel(call, (9, 0)), chosen_kernel(call, (7, 5))
         ('flash', 'cudnn', 'math')
     """
-    if _prefers_cudnn(capability, cudnn_version) and _can_cudnn(call, capability, deterministic):
+    version = torch_version or installed_torch()
+    if (
+        _prefers_cudnn(capability, cudnn_version)
+        and not deterministic
+        and _can_cudnn(call, capability, version)
+    ):
         return "cudnn"
     if _can_flash(call, capability):
         return "flash"
@@ -109,17 +122,28 @@ def _prefers_cudnn(capability: Capability, cudnn_version: int | None) -> bool:
     return capability[0] in (9, 10) and capability[1] in (0, 3)
 
 
-def _can_cudnn(call: AttentionCall, capability: Capability, deterministic: bool) -> bool:
-    limit = 256 if capability == (9, 0) else 128
-    dims = (call.head_dim, call.values_dim)
+def _can_cudnn(call: AttentionCall, capability: Capability, version: TorchVersion) -> bool:
     return (
-        not deterministic
-        and call.is_half
+        call.is_half
         and not (call.mask is not None and call.mask_is_trained)
-        and all(dim <= limit and dim % 8 == 0 for dim in dims)
+        and _heads_suit_cudnn(call, capability)
         and call.keys > 1
         and not (call.queries == 1 and call.dropout > 0)
+        and (version < _CUDNN_REFUSES_MORE_SINCE or _is_what_cudnn_keeps_to(call))
     )
+
+
+def _heads_suit_cudnn(call: AttentionCall, capability: Capability) -> bool:
+    """Up to 256 on Hopper; elsewhere up to 128, and DeepSeek's 192 with values of 128 on large Blackwells."""
+    dims = (call.head_dim, call.values_dim)
+    limit = 256 if capability == (9, 0) else 192 if capability[0] == 10 and dims == (192, 128) else 128
+    return all(dim <= limit and dim % 8 == 0 for dim in dims)
+
+
+def _is_what_cudnn_keeps_to(call: AttentionCall) -> bool:
+    """Dropout in sixteenths, which it would round others to (pytorch#174245), and no more than a grid holds."""
+    in_steps = float(call.dropout * _CUDNN_DROPOUT_STEPS).is_integer()
+    return in_steps and max(call.batch, call.heads) <= _CUDNN_LARGEST_GRID
 
 
 def _can_flash(call: AttentionCall, capability: Capability) -> bool:

@@ -26,11 +26,13 @@ from peprof.estimation.attention_kernels import (
 )
 from peprof.estimation.attention_operators import call_of
 from peprof.estimation.kernels import AttentionCalls, kernels_of
+from peprof.estimation.torch_version import TorchVersion, installed_torch
 from peprof.profiler.ledger import Ledger
 from peprof.profiler.scalars import ScalarAnswers
 
 CALL = AttentionCall(dtype="bfloat16", batch=2, heads=4, queries=40, keys=40, head_dim=64)
 T4, V100, A100, L4, H100, B200, RTX5090 = (7, 5), (7, 0), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)
+VERSIONS: tuple[TorchVersion, ...] = ((2, 11), (2, 12), (2, 13))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,62 @@ def test_cudnn_is_preferred_where_it_is_new_enough_and_need_not_repeat_itself() 
     assert chosen_kernel(CALL, H100, cudnn_version=91_002) == "flash"
     assert chosen_kernel(CALL, H100, cudnn_version=None) == "flash"
     assert chosen_kernel(CALL, H100, deterministic=True) == "flash"
+
+
+@pytest.mark.parametrize(
+    ("dropout", "mask", "before", "since"),
+    [
+        (0.1, None, "cudnn", "flash"),
+        (0.1, "bool", "cudnn", "efficient"),
+        (0.125, None, "cudnn", "cudnn"),  # two sixteenths
+        (0.1875, "bool", "cudnn", "cudnn"),  # three
+        (0.0, None, "cudnn", "cudnn"),
+    ],
+)
+def test_since_torch_2_12_cudnn_gets_dropout_in_sixteenths_alone(
+    dropout: float, mask: Any, before: Kernel, since: Kernel
+) -> None:
+    """``check_cudnn_dropout`` of sdp_utils.cpp, "resolution is limited to 1/16" (pytorch#174245, February
+    2026): the wheel of 2.13 has these words and that of 2.11 hasn't.
+    """
+    call = replace(CALL, dropout=dropout, mask=mask)
+    found = {version: chosen_kernel(call, H100, torch_version=version) for version in VERSIONS}
+    assert found == {(2, 11): before, (2, 12): since, (2, 13): since}
+
+
+@pytest.mark.parametrize(
+    ("change", "before", "since"),
+    [
+        ({"batch": 65_535}, "cudnn", "cudnn"),
+        ({"batch": 65_536}, "cudnn", "flash"),
+        ({"heads": 65_535}, "cudnn", "cudnn"),
+        ({"heads": 65_536}, "cudnn", "flash"),
+        ({"heads": 65_536, "mask": "bool"}, "cudnn", "efficient"),
+    ],
+)
+def test_since_torch_2_12_cudnn_gets_no_more_than_a_grid_holds(
+    change: dict[str, Any], before: Kernel, since: Kernel
+) -> None:
+    """``max_cudnn_dim_size`` of ``check_cudnn_tensor_shapes`` in 2.13; of 2.12 it is supposed."""
+    call = replace(CALL, **change)
+    found = {version: chosen_kernel(call, H100, torch_version=version) for version in VERSIONS}
+    assert found == {(2, 11): before, (2, 12): since, (2, 13): since}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_cudnn_has_deepseeks_heads_on_large_blackwells(version: TorchVersion) -> None:
+    """``d_qk == 192 && d_v == 128`` with ``major == 10`` in sdp_utils.cpp of all of them: B200 and B300."""
+    call = replace(CALL, head_dim=192, value_dim=128)
+    for capability, kernel in (((10, 0), "cudnn"), ((10, 3), "cudnn"), (RTX5090, "efficient")):
+        assert chosen_kernel(call, capability, torch_version=version) == kernel
+    for other in ({"value_dim": 192}, {"head_dim": 184}, {"head_dim": 128, "value_dim": 192}):
+        assert chosen_kernel(replace(call, **other), B200, torch_version=version) != "cudnn"
+
+
+def test_torchs_version_is_the_installed_one_unless_said() -> None:
+    assert installed_torch() == tuple(int(part) for part in torch.__version__.split(".")[:2])
+    call = replace(CALL, dropout=0.1)
+    assert chosen_kernel(call, H100) == chosen_kernel(call, H100, torch_version=installed_torch())
 
 
 def kept(ask: Callable[[], Tensor], own: list[Tensor]) -> int:
