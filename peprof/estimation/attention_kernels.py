@@ -141,7 +141,7 @@ def _heads_suit_cudnn(call: AttentionCall, capability: Capability) -> bool:
 
 
 def _is_what_cudnn_keeps_to(call: AttentionCall) -> bool:
-    """Dropout in sixteenths, which it would round others to (pytorch#174245), and no more than a grid holds."""
+    """Dropout in sixteenths, to which it rounds others (pytorch#174245), and no more than a grid holds."""
     in_steps = float(call.dropout * _CUDNN_DROPOUT_STEPS).is_integer()
     return in_steps and max(call.batch, call.heads) <= _CUDNN_LARGEST_GRID
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from peprof.errors import UsageError
+from peprof.estimation.torch_version import TorchVersion, installed_torch
 from peprof.gpus.known import Gpu, gpu_named
 
 Certainty = Literal["exact", "simulated", "assumed"]
@@ -22,9 +23,13 @@ _CONTEXT_SOURCE = (
     "a context with the kernels of a small step; 274 MiB (pytorch/pytorch#86509), 424 MiB (A100), 426 MiB "
     "(RTX 6000 Ada, unslothai/unsloth-zoo#1053) and 612 MiB (H200) were seen, depending on driver and kernels"
 )
-_HOPPER_WORKSPACE_BYTES = 4096 * 8 * 1024
+_LARGE_WORKSPACE_BYTES = 4096 * 8 * 1024
 _OTHER_WORKSPACE_BYTES = 4096 * 1024 * 2 + 16 * 1024 * 8
-_LT_WORKSPACE_BYTES = 1024 * 1024
+_LT_WORKSPACE_KIB = 1024
+_THREADS = 2
+"""That do products in a training step: one goes forward, and autograd's own for the device goes backward."""
+_READ_VERSIONS: tuple[TorchVersion, ...] = ((2, 11), (2, 13))
+"""Those whose rules were read; others are supposed to have the later one's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,8 @@ class GpuMemory:
         gpu: which.
         total: what torch says it has.
         context: what the driver, the context and loaded kernels take, which isn't the pool's.
-        cublas: the workspace that cuBLAS gets from the pool with the first product, and keeps.
+        cublas: the workspace that a handle of cuBLAS gets from the pool with its first product on a stream,
+            and keeps. Each thread has a handle.
         cublaslt: that of cuBLASLt, where it has its own.
     """
 
@@ -67,19 +73,32 @@ class GpuMemory:
 
     @property
     def workspaces_bytes(self) -> tuple[int, ...]:
-        """What libraries hold of the pool all the time, a block each."""
-        return tuple(figure.nbytes for figure in (self.cublas, self.cublaslt) if figure.nbytes)
+        """What libraries hold of the pool in a steady training step, a block each.
+
+        That of cuBLAS twice: one was born with the first product forward, one with the first one backward.
+        That of cuBLASLt once, as products with a bias are done forward alone.
+        """
+        figures = (*(self.cublas,) * _THREADS, self.cublaslt)
+        return tuple(figure.nbytes for figure in figures if figure.nbytes)
 
 
 def memory_of(
-    name: str, *, cublas_workspace_config: str | None = None, unified_workspace: bool = True
+    name: str,
+    *,
+    cublas_workspace_config: str | None = None,
+    cublaslt_workspace_size: str | None = None,
+    unified_workspace: bool | None = None,
+    torch_version: TorchVersion | None = None,
 ) -> GpuMemory:
     """The memory of a GPU by its name.
 
     Args:
         name: as torch or people call it.
         cublas_workspace_config: as CUBLAS_WORKSPACE_CONFIG holds it there; ``None`` where it isn't set.
-        unified_workspace: cuBLASLt uses cuBLAS's workspace, as in torch's own builds from 2.11 to 2.13.
+        cublaslt_workspace_size: as CUBLASLT_WORKSPACE_SIZE holds it there, in KiB; ``None`` where unset.
+        unified_workspace: whether cuBLASLt uses cuBLAS's workspace, as TORCH_CUBLASLT_UNIFIED_WORKSPACE says
+            there; ``None`` where it says nothing: then it does from torch 2.12 on.
+        torch_version: whose rules count; ``None`` for the installed one's.
 
     Raises:
         UsageError: the GPU isn't known, or the setting isn't one.
@@ -88,7 +107,7 @@ def memory_of(
         >>> memory_of("H100").cublas.nbytes, memory_of("A100 40GB").cublas.nbytes
         (33554432, 8519680)
     """
-    gpu = gpu_named(name)
+    gpu, version = gpu_named(name), torch_version or installed_torch()
     return GpuMemory(
         gpu=gpu,
         total=Figure(
@@ -97,30 +116,29 @@ def memory_of(
             source="the lowest that torch printed on such devices; drivers differ by some hundred MiB",
         ),
         context=Figure(nbytes=_CONTEXT_BYTES, certainty="assumed", source=_CONTEXT_SOURCE),
-        cublas=cublas_workspace(gpu.capability, config=cublas_workspace_config),
-        cublaslt=_cublaslt_workspace(unified=unified_workspace),
+        cublas=cublas_workspace(gpu.capability, config=cublas_workspace_config, torch_version=version),
+        cublaslt=cublaslt_workspace(
+            size_kib=cublaslt_workspace_size, unified=unified_workspace, torch_version=version
+        ),
     )
 
 
-def cublas_workspace(capability: tuple[int, int], *, config: str | None = None) -> Figure:
+def cublas_workspace(
+    capability: tuple[int, int], *, config: str | None = None, torch_version: TorchVersion | None = None
+) -> Figure:
     """The workspace that torch gives cuBLAS, for each handle and stream that products are done on.
 
     Args:
         capability: of the GPU; Hopper's is (9, 0).
         config: as CUBLAS_WORKSPACE_CONFIG holds it: ``:SIZE:COUNT`` in KiB, several times; ``None`` where
             it isn't set.
+        torch_version: whose rules count; ``None`` for the installed one's.
 
     Raises:
         UsageError: the setting isn't one.
     """
     if config is None:
-        hopper = capability == (9, 0)
-        nbytes = _HOPPER_WORKSPACE_BYTES if hopper else _OTHER_WORKSPACE_BYTES
-        return Figure(
-            nbytes=nbytes,
-            certainty="exact",
-            source=f"{'32 MiB on Hopper' if hopper else ':4096:2:16:8'} (torch, CublasHandlePool.cpp)",
-        )
+        return _own_cublas_workspace(capability, torch_version or installed_torch())
     parts = re.findall(r":(\d+):(\d+)", config)
     if not parts:
         raise UsageError(
@@ -134,11 +152,45 @@ def cublas_workspace(capability: tuple[int, int], *, config: str | None = None) 
     )
 
 
-def _cublaslt_workspace(*, unified: bool) -> Figure:
-    if unified:
-        return Figure(nbytes=0, certainty="exact", source="shares that of cuBLAS (torch's builds)")
+def _own_cublas_workspace(capability: tuple[int, int], version: TorchVersion) -> Figure:
+    """32 MiB for (9, 0) alone in torch 2.11; in 2.13 for all that are called Hopper and Blackwell."""
+    before, since = capability == (9, 0), capability[0] in (9, 10, 12)
+    large = before if version <= (2, 11) else since
+    source = f"{'32 MiB' if large else ':4096:2:16:8'} on {_dotted(capability)} (torch, CublasHandlePool.cpp)"
+    known = before == since or version in _READ_VERSIONS
     return Figure(
-        nbytes=_LT_WORKSPACE_BYTES,
-        certainty="exact",
-        source="1 MiB (torch, CublasHandlePool.cpp) where TORCH_CUBLASLT_UNIFIED_WORKSPACE=0",
+        nbytes=_LARGE_WORKSPACE_BYTES if large else _OTHER_WORKSPACE_BYTES,
+        certainty="exact" if known else "assumed",
+        source=source if known else f"{source}, supposed to be in torch {_dotted(version)} as in 2.13",
     )
+
+
+def cublaslt_workspace(
+    *,
+    size_kib: str | None = None,
+    unified: bool | None = None,
+    torch_version: TorchVersion | None = None,
+) -> Figure:
+    """The workspace that torch gives cuBLASLt beside cuBLAS's.
+
+    Args:
+        size_kib: as CUBLASLT_WORKSPACE_SIZE holds it; torch takes its own where that is no number.
+        unified: as TORCH_CUBLASLT_UNIFIED_WORKSPACE says; ``None`` where it says nothing.
+        torch_version: whose rules count; ``None`` for the installed one's.
+    """
+    version = torch_version or installed_torch()
+    known = unified is not None or version in _READ_VERSIONS
+    supposed = "" if known else f", supposed to be in torch {_dotted(version)} as in 2.13"
+    if version > (2, 11) if unified is None else unified:
+        source = f"shares that of cuBLAS (torch, CublasHandlePool.cpp{supposed})"
+        return Figure(nbytes=0, certainty="exact" if known else "assumed", source=source)
+    read = re.match(r"\s*\+?(\d+)", size_kib or "")
+    if read is None:
+        source = "1 MiB (torch, CublasHandlePool.cpp) where it doesn't share that of cuBLAS"
+        return Figure(nbytes=_LT_WORKSPACE_KIB * 1024, certainty="exact", source=source)
+    source = f"CUBLASLT_WORKSPACE_SIZE={size_kib}, in KiB"
+    return Figure(nbytes=int(read[1]) * 1024, certainty="exact", source=source)
+
+
+def _dotted(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}.{pair[1]}"

@@ -11,6 +11,9 @@ from peprof.estimation.gpu_memory import GpuMemory, memory_of
 from peprof.estimation.kernels import Kind
 from peprof.gpus.known import gpu_of_device
 
+_YES_AND_NO = {"1": True, "0": False}
+"""What torch takes in a variable that says yes or no; anything else says nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolHere:
@@ -46,7 +49,8 @@ def pool_here(kind: Kind, device_name: str | None) -> PoolHere:
     gpu = memory_of(
         known.name,
         cublas_workspace_config=os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
-        unified_workspace=os.environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE") != "0",
+        cublaslt_workspace_size=os.environ.get("CUBLASLT_WORKSPACE_SIZE"),
+        unified_workspace=_YES_AND_NO.get(os.environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "")),
     )
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     text = next((found for name in names if (found := os.environ.get(name))), "")

@@ -1,4 +1,4 @@
-"""Which torch's rules count: some changed between the versions that peprof runs with. Without importing torch."""
+"""Which torch's rules count, as some changed between those that peprof runs with; without importing it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from peprof.estimation.allocator_pools import Block
 from peprof.estimation.allocator_settings import parse_allocator_settings
 from peprof.estimation.attention_kernels import chosen_kernel, saved_bytes_on_gpu
 from peprof.estimation.attention_operators import call_of
-from peprof.estimation.gpu_memory import cublas_workspace
+from peprof.estimation.gpu_memory import cublas_workspace, cublaslt_workspace
 from peprof.gpus.known import gpu_of_device
 from tests.estimation.allocator_history import Counters, follow
 from tests.estimation.test_attention_kernels import CALLS, kept, tensors
@@ -108,13 +108,39 @@ def test_the_kernel_and_what_it_keeps_are_the_devices_own(
 
 @pytest.mark.gpu
 @on_a_gpu
-def test_cublas_takes_from_the_pool_what_the_rule_says() -> None:
+def test_cublas_takes_from_the_pool_what_the_rule_says_forward_and_again_backward() -> None:
+    """Backward has a thread of its own, and that a handle of its own; a second step takes nothing more."""
     torch._C._cuda_clearCublasWorkspaces()
-    matrix = torch.ones(64, 64, device="cuda")
+    weights = torch.ones(64, 64, device="cuda", requires_grad=True)
+    given = torch.ones(64, 64, device="cuda")
+    workspace = cublas_workspace(torch.cuda.get_device_capability()).nbytes
     before = torch.cuda.memory_allocated()
-    product = matrix @ matrix
-    taken = torch.cuda.memory_allocated() - before - product.untyped_storage().nbytes()
-    assert taken == cublas_workspace(torch.cuda.get_device_capability()).nbytes
+    product = given @ weights
+    forward = torch.cuda.memory_allocated() - before
+    assert forward - product.untyped_storage().nbytes() == workspace
+    product.sum().backward()
+    del product
+    after = torch.cuda.memory_allocated() - before
+    assert weights.grad is not None
+    assert after - weights.grad.untyped_storage().nbytes() == 2 * workspace
+    (given @ weights).sum().backward()
+    assert torch.cuda.memory_allocated() - before == after
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_cublaslt_takes_what_the_rule_says_for_a_product_with_a_bias() -> None:
+    torch._C._cuda_clearCublasWorkspaces()
+    given, weights, bias = (torch.ones(*shape, device="cuda") for shape in ((64, 64), (64, 64), (64,)))
+    before = torch.cuda.memory_allocated()
+    products = given @ weights, torch.addmm(bias, given, weights)
+    own = sum(product.untyped_storage().nbytes() for product in products)
+    told = os.environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "")
+    beside = cublaslt_workspace(
+        size_kib=os.environ.get("CUBLASLT_WORKSPACE_SIZE"), unified={"1": True, "0": False}.get(told)
+    )
+    expected = cublas_workspace(torch.cuda.get_device_capability()).nbytes + beside.nbytes
+    assert torch.cuda.memory_allocated() - before - own == expected
 
 
 @pytest.mark.gpu

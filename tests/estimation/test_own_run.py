@@ -119,7 +119,7 @@ def own(models: Path, **values: Any) -> OwnRun:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG",
-                 "TORCH_CUBLASLT_UNIFIED_WORKSPACE"):  # fmt: skip
+                 "CUBLASLT_WORKSPACE_SIZE", "TORCH_CUBLASLT_UNIFIED_WORKSPACE"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     yield monkeypatch
 
@@ -145,12 +145,16 @@ def test_the_environment_sets_the_pool_up(models: Path, bare: pytest.MonkeyPatch
         return found.reserved_bytes
 
     before = reserved()
-    bare.setenv("CUBLAS_WORKSPACE_CONFIG", ":8192:16")  # 128 MiB instead of Hopper's 32
-    assert reserved() - before == 96 * 2**20
+    bare.setenv("CUBLAS_WORKSPACE_CONFIG", ":8192:16")  # twice 128 MiB instead of Hopper's 32
+    assert reserved() - before == 2 * 96 * 2**20
     bare.delenv("CUBLAS_WORKSPACE_CONFIG")
     bare.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    # The workspace is the only large block: 32 MiB for itself, or two pages of 20 MiB.
-    assert reserved() - before == 8 * 2**20
+    # The workspaces are the only large blocks: 32 MiB each for itself, or four pages of 20 MiB for both.
+    assert reserved() - before == 16 * 2**20
+    bare.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    bare.setenv("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "0")
+    bare.setenv("CUBLASLT_WORKSPACE_SIZE", "16384")  # 16 MiB, for itself
+    assert reserved() - before == 16 * 2**20
 
 
 def test_an_allocator_that_is_not_torchs_own_is_not_simulated(models: Path, bare: pytest.MonkeyPatch) -> None:
