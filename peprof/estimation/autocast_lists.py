@@ -1,7 +1,7 @@
 """Which functions autocast looks at on which device, by what it does to their tensors.
 
 The lists are those of torch 2.11 to 2.13: of CUDA in aten/src/ATen/autocast_mode.h, of CPUs in
-aten/src/ATen/autocast_mode.cpp.
+aten/src/ATen/autocast_mode.cpp. What was added between them is decided by the version.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import fft, linalg
 from torch.nn import functional
+
+from peprof.estimation.torch_version import TorchVersion, installed_torch
 
 Functions = frozenset[Callable[..., Any]]
 
@@ -52,19 +54,25 @@ _BOTH_FLOAT = (
     "huber_loss mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss triplet_margin_loss "
     "multi_margin_loss binary_cross_entropy_with_logits cross_entropy cdist"
 )
-_CUDA = Lists(
-    short=_functions(f"{_BOTH_SHORT} convolution addmv addr einsum mv chain_matmul multi_dot"),
-    inner_short=frozenset(),
-    float=_functions(
-        f"{_BOTH_FLOAT} acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow "
-        "__pow__ __rpow__ softplus layer_norm native_layer_norm rms_norm group_norm cosine_similarity dist "
-        "pdist renorm logsumexp"
-    ),
-    with_dtype=_functions("prod softmax log_softmax cumprod cumsum vector_norm matrix_norm norm sum"),
-    widest=_functions(
-        "addcdiv addcmul atan2 bilinear cross dot vdot grid_sample index_put tensordot scatter_add"
-    ),
+_CUDA_FLOAT = (
+    "acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ "
+    "softplus layer_norm native_layer_norm group_norm cosine_similarity dist pdist renorm logsumexp"
 )
+
+
+def cuda_lists(version: TorchVersion) -> Lists:
+    """CUDA's lists in a version of torch, which got ``rms_norm`` with 2.12 (pytorch#174824)."""
+    return Lists(
+        short=_functions(f"{_BOTH_SHORT} convolution addmv addr einsum mv chain_matmul multi_dot"),
+        inner_short=frozenset(),
+        float=_functions(f"{_BOTH_FLOAT} {_CUDA_FLOAT}{' rms_norm' if version >= (2, 12) else ''}"),
+        with_dtype=_functions("prod softmax log_softmax cumprod cumsum vector_norm matrix_norm norm sum"),
+        widest=_functions(
+            "addcdiv addcmul atan2 bilinear cross dot vdot grid_sample index_put tensordot scatter_add"
+        ),
+    )
+
+
 _CPU = Lists(
     short=_functions(_BOTH_SHORT),
     inner_short=_functions("einsum tensordot chain_matmul multi_dot"),
@@ -80,4 +88,7 @@ _CPU = Lists(
     with_dtype=frozenset(),
     widest=_functions("cat concat concatenate stack hstack vstack index_copy"),
 )
-LISTS: Mapping[Literal["cpu", "cuda"], Lists] = {"cuda": _CUDA, "cpu": _CPU}
+LISTS: Mapping[Literal["cpu", "cuda"], Lists] = {
+    "cuda": cuda_lists(installed_torch()),
+    "cpu": _CPU,
+}

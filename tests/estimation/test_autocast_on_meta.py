@@ -22,10 +22,11 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import generic
 
-from peprof.estimation.autocast_lists import LISTS
+from peprof.estimation.autocast_lists import LISTS, cuda_lists
 from peprof.estimation.autocast_on_meta import autocast_on_meta
 from peprof.estimation.kernels import kernels_of
 from peprof.estimation.quantised import autocast_weight_bytes
+from peprof.estimation.torch_version import TorchVersion
 from tests.estimation.test_attention_kernels import kept
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -184,6 +185,19 @@ def test_all_that_torch_registers_for_autocast_is_listed(kind: Literal["cpu", "c
         if callable(function) and function not in listed and not re.search(LEFT_OUT, name)
     }
     assert missing == ({"binary_cross_entropy"} if kind == "cuda" else set())  # refused by autocast there
+
+
+@pytest.mark.parametrize(("version", "listed"), [((2, 11), False), ((2, 12), True), ((2, 13), True)])
+def test_a_gpu_casts_rms_norm_to_float32_since_torch_2_12(version: TorchVersion, listed: bool) -> None:
+    """``AT_FORALL_FP32`` of autocast_mode.h: the wheel of 2.13 has it and that of 2.11 hasn't; pytorch#188955
+    names 2.12, and ``aten::rms_norm`` has a kernel for AutocastCUDA from there on.
+    """
+    lists = cuda_lists(version)
+    assert (functional.rms_norm in lists.float) is (torch.rms_norm in lists.float) is listed
+    others = lists.float - {functional.rms_norm, torch.rms_norm}
+    assert others == cuda_lists((2, 11)).float and functional.layer_norm in others
+    here = torch._C._dispatch_has_kernel_for_dispatch_key("aten::rms_norm", "AutocastCUDA")
+    assert (functional.rms_norm in LISTS["cuda"].float) is here
 
 
 @pytest.mark.parametrize("cache_enabled", [True, False])
