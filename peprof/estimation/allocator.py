@@ -51,8 +51,10 @@ class CachingAllocator:
     Args:
         settings: as PYTORCH_CUDA_ALLOC_CONF sets them.
         capacity_bytes: what the device has for the pool; ``None`` for as much as it likes.
-        device_bytes: the device's whole memory, which ``garbage_collection_threshold`` is a share of;
-            ``capacity_bytes`` unless given.
+        limit_bytes: what the pool may hold at most, as ``set_per_process_memory_fraction`` sets it, and what
+            ``garbage_collection_threshold`` is a share of; ``None``: as the settings limit the process, if
+            they do and the device's memory is given.
+        device_bytes: the device's whole memory; ``capacity_bytes`` unless given.
 
     Example:
         >>> pool = CachingAllocator()
@@ -66,12 +68,17 @@ class CachingAllocator:
         settings: AllocatorSettings | None = None,
         *,
         capacity_bytes: int | None = None,
+        limit_bytes: int | None = None,
         device_bytes: int | None = None,
     ) -> None:
         self.settings = settings or AllocatorSettings()
         self.counters = Counters()
+        known_bytes = capacity_bytes if device_bytes is None else device_bytes
+        if limit_bytes is None and known_bytes is not None:
+            limit_bytes = self.settings.limit_bytes(known_bytes)
         self._capacity_bytes = _UNLIMITED_BYTES if capacity_bytes is None else capacity_bytes
-        self._device_bytes = self._capacity_bytes if device_bytes is None else device_bytes
+        self._limit_bytes = limit_bytes
+        self._device_bytes = _UNLIMITED_BYTES if known_bytes is None else known_bytes
         self._pools: dict[tuple[int, bool], Pool] = {}
         self._next_address = _FIRST_ADDRESS
         self._max_split_bytes = self.settings.max_split_size_bytes
@@ -192,8 +199,8 @@ class CachingAllocator:
     def _from_device(self, pool: Pool, size: int) -> Block:
         """A block that the device was asked for, at last by giving back what is cached."""
         asked = segment_bytes(size, large_segment_bytes=self.settings.large_segment_bytes)
-        if self.settings.garbage_collection_threshold is not None:
-            self._collect_garbage(self.settings.garbage_collection_threshold)
+        if self._limit_bytes is not None and self.settings.garbage_collection_threshold is not None:
+            self._collect_garbage(int(self.settings.garbage_collection_threshold * self._limit_bytes))
         block = self._grown(pool, size, asked)
         if block is None and self._release_some(pool, size):
             block = self._grown(pool, size, asked)
@@ -206,7 +213,7 @@ class CachingAllocator:
         return block
 
     def _grown(self, pool: Pool, size: int, asked: int) -> Block | None:
-        if self.counters.reserved_bytes + asked > self._device_bytes:
+        if self._limit_bytes is not None and self.counters.reserved_bytes + asked > self._limit_bytes:
             return None  # also of expandable segments, which may need less
         if self.settings.expandable_segments:
             return self._expanded(pool, size)
@@ -240,9 +247,9 @@ class CachingAllocator:
             self._release(pool.blocks[-1][2])
         return released >= needed
 
-    def _collect_garbage(self, threshold: float) -> None:
+    def _collect_garbage(self, enough_bytes: int) -> None:
         """Gives back cached large segments, those first that weren't used for longest."""
-        target = self.counters.reserved_bytes - int(threshold * self._device_bytes)
+        target = self.counters.reserved_bytes - enough_bytes
         if target <= 0 or self.settings.expandable_segments:
             return
         cached = [

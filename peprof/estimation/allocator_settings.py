@@ -23,12 +23,13 @@ class AllocatorSettings:
     Args:
         max_split_size_bytes: a request for as much or more gets a block that isn't split; ``None``: all are.
         max_non_split_rounding_bytes: such a request doesn't take a block that is larger by as much or more.
-        garbage_collection_threshold: of the device's memory; where more is reserved, cached segments go back
-            before new ones are asked for. ``None``: never.
+        garbage_collection_threshold: of what the process may hold, where that is limited; where more is
+            reserved, cached segments go back before new ones are asked for. ``None``: never.
         roundup_power2_divisions: sizes from one power of two to the next that requests are rounded to, by the
             interval from 1 MiB up; 0 and 1 for multiples of 512 bytes.
         expandable_segments: segments grow page by page instead of being asked for one by one.
         large_segment_bytes: of segments for blocks between 1 and 10 MiB, and of expandable segments' pages.
+        per_process_memory_fraction: of the device's memory, what the process may hold; 1 for no limit.
     """
 
     max_split_size_bytes: int | None = None
@@ -37,6 +38,16 @@ class AllocatorSettings:
     roundup_power2_divisions: tuple[int, ...] = (0,) * _INTERVALS
     expandable_segments: bool = False
     large_segment_bytes: int = LARGE_SEGMENT_BYTES
+    per_process_memory_fraction: float = 1.0
+
+    def limit_bytes(self, device_bytes: int) -> int | None:
+        """What the process may hold; ``None`` for no limit.
+
+        Args:
+            device_bytes: the device's whole memory.
+        """
+        share = self.per_process_memory_fraction
+        return int(share * device_bytes) if share < 1 else None
 
     def divisions_of(self, requested_bytes: int) -> int:
         """``roundup_power2_divisions`` for a request."""
@@ -53,7 +64,7 @@ def parse_allocator_settings(text: str) -> AllocatorSettings:
 
     Args:
         text: ``max_split_size_mb:128,roundup_power2_divisions:[256:1,512:2,>:4]``. Settings that don't change
-            what is reserved (of pinned memory, say) are read over.
+            what is reserved (of pinned memory, say) are read over, also where only a newer torch has them.
 
     Raises:
         UsageError: a setting is unknown, has a value that torch wouldn't take, or asks for another allocator.
@@ -125,6 +136,16 @@ def _threshold(value: str) -> Mapping[str, Any]:
     return {"garbage_collection_threshold": share}
 
 
+def _fraction(value: str) -> Mapping[str, Any]:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise _wrong(value, "per_process_memory_fraction", "a number from 0 to 1")
+    return {"per_process_memory_fraction": share}
+
+
 def _expandable(value: str) -> Mapping[str, Any]:
     if value not in ("True", "False"):
         raise _wrong(value, "expandable_segments", "True or False")
@@ -176,6 +197,7 @@ _READERS: Mapping[str, Callable[[str], Mapping[str, Any]]] = {
     "roundup_power2_divisions": _roundup,
     "expandable_segments": _expandable,
     "large_segment_size_mb": _large_segment,
+    "per_process_memory_fraction": _fraction,
     "backend": _backend,
 }
 
@@ -184,7 +206,12 @@ _WITHOUT_EFFECT = (
     "pinned_max_round_threshold_mb",
     "pinned_max_cached_size_mb",
     "pinned_use_cuda_host_register",
+    "pinned_use_hip_host_register",
     "pinned_num_register_threads",
     "pinned_reserve_segment_size_mb",
+    "pinned_free_catch_all",
     "release_lock_on_cudamalloc",
+    "release_lock_on_hipmalloc",
+    "graph_capture_record_stream_reuse",  # while a graph is captured
+    "throw_on_cudamalloc_oom",  # says sooner that there is no room
 )

@@ -138,6 +138,7 @@ def simulate(
     resident: Iterable[Resident] = (),
     config: AllocatorSettings | None = None,
     capacity_bytes: int | None = None,
+    limit_bytes: int | None = None,
     device_bytes: int | None = None,
     repeat: int = 8,
 ) -> SimulatedMemory:
@@ -153,6 +154,8 @@ def simulate(
         resident: what is there before it, in the order in which it was asked for.
         config: the allocator's settings; torch's own unless given.
         capacity_bytes: what the device has for the pool; ``None`` for as much as it likes.
+        limit_bytes: what the pool may hold at most, as a memory fraction below 1 sets it, which garbage
+            collection goes by; ``None`` for what the settings make of the device's memory, if they limit it.
         device_bytes: the device's whole memory; ``capacity_bytes`` unless given.
         repeat: how many steps to run at most, 1 or more; none follows one that asked the device for nothing.
 
@@ -166,7 +169,9 @@ def simulate(
     """
     if repeat < 1:
         raise ValueError(f"repeat: {repeat} steps can't be run; expected 1 or more")
-    pool = CachingAllocator(config, capacity_bytes=capacity_bytes, device_bytes=device_bytes)
+    pool = CachingAllocator(
+        config, capacity_bytes=capacity_bytes, limit_bytes=limit_bytes, device_bytes=device_bytes
+    )
     return _Simulation(pool, list(events), list(resident)).run(repeat)
 
 

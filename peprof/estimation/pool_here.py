@@ -55,8 +55,17 @@ def pool_here(kind: Kind, device_name: str | None) -> PoolHere:
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     text = next((found for name in names if (found := os.environ.get(name))), "")
     try:
-        return PoolHere(gpu=gpu, settings=parse_allocator_settings(text))
+        settings = parse_allocator_settings(text)
     except UsageError as error:
         return PoolHere(
             gpu=gpu, assumptions=(f"nothing of the allocator, which isn't simulated: {error.message}",)
         )
+    return PoolHere(gpu=gpu, settings=settings, assumptions=_not_simulated(settings))
+
+
+def _not_simulated(settings: AllocatorSettings) -> tuple[str, ...]:
+    """What of the settings estimates leave out, in words: their pools have room for all."""
+    share = settings.per_process_memory_fraction
+    if share == 1:
+        return ()
+    return (f"room for all in the pool, though per_process_memory_fraction:{share:g} limits it",)

@@ -39,6 +39,7 @@ Extent = tuple[int, int, Range]
 class SlowAllocator:
     settings: AllocatorSettings = field(default_factory=AllocatorSettings)
     capacity: int = 2**50
+    limit: int | None = None
     used: dict[int, tuple[int, int, Range]] = field(default_factory=dict)
     ranges: list[Range] = field(default_factory=list)
     searches: int = 0
@@ -153,15 +154,18 @@ class SlowAllocator:
         asked = (
             2 * MIB if small else large if size < 10 * MIB else (size + 2 * MIB - 1) // (2 * MIB) * 2 * MIB
         )
-        if self.settings.garbage_collection_threshold and not self.settings.expandable_segments:
-            self.collect(int(self.settings.garbage_collection_threshold * self.capacity))
+        share = self.settings.garbage_collection_threshold
+        if share and self.limit is not None and not self.settings.expandable_segments:
+            self.collect(int(share * self.limit))
         for attempt in ("at once", "some", "all"):
             if attempt == "some" and not self.release_some(size, small, stream):
                 continue
             if attempt == "all":
                 self.empty_cache()
                 self.retries += 1
-            if self.reserved + asked > self.capacity:
+            if self.limit is not None and self.reserved + asked > self.limit:
+                continue
+            if not self.settings.expandable_segments and self.reserved + asked > self.capacity:
                 continue
             if self.settings.expandable_segments:
                 found = self.expand(size, small, stream)

@@ -93,13 +93,21 @@ def follow(slow: SlowAllocator, fast: CachingAllocator, chance: random.Random, c
         assert counters.retries == slow.retries
 
 
+@pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("config", CONFIGS)
-def test_each_block_lies_where_the_slow_allocator_puts_it(config: str) -> None:
+def test_each_block_lies_where_the_slow_allocator_puts_it(config: str, limited: bool) -> None:
+    """Where the device is full, and where the process may hold no more of a larger one: what is asked for
+    must lie within the limit, but expandable segments take whole pages for it.
+    """
     settings = parse_allocator_settings(config)
+    page = settings.large_segment_bytes if limited and settings.expandable_segments else 0
     retries = 0
     for seed in range(24):
-        capacity = (90 * MIB, 130 * MIB + 1, 220 * MIB)[seed % 3]
-        slow = SlowAllocator(settings, capacity)
-        follow(slow, CachingAllocator(settings, capacity_bytes=capacity), random.Random(seed), 200)
+        room = (90 * MIB, 130 * MIB + 1, 220 * MIB)[seed % 3]
+        capacity, limit = (room + 50 * MIB, room) if limited else (room, None)
+        slow = SlowAllocator(settings, capacity, limit)
+        fast = CachingAllocator(settings, capacity_bytes=capacity, limit_bytes=limit)
+        follow(slow, fast, random.Random(seed), 200)
+        assert slow.reserved <= room + page
         retries += slow.retries
     assert retries > 0

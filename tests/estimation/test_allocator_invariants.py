@@ -30,6 +30,7 @@ configs = st.builds(
     roundup_power2_divisions=st.sampled_from([(0,) * 16, (4,) * 16, (1, 2, 4, 8) * 4]),
     expandable_segments=st.booleans(),
     large_segment_bytes=st.sampled_from([20 * MIB, 14 * MIB]),
+    per_process_memory_fraction=st.sampled_from([1.0, 0.5]),
 )
 
 
@@ -66,6 +67,9 @@ def test_blocks_and_counters_after_any_history(
     steps: list[tuple[str, int, int]], config: AllocatorSettings, capacity: int
 ) -> None:
     pool = CachingAllocator(config, capacity_bytes=capacity)
+    if config.per_process_memory_fraction < 1:  # of which pages may reach beyond
+        page = config.large_segment_bytes if config.expandable_segments else 0
+        capacity = min(capacity, int(capacity * config.per_process_memory_fraction) + page)
     live: list[Block] = []
     for step in steps:
         if step[0] == "ask":

@@ -10,8 +10,8 @@ from peprof.estimation.allocator_settings import parse_allocator_settings
 KIB, MIB = 2**10, 2**20
 
 
-def pool_of(config: str = "", capacity: int | None = None) -> CachingAllocator:
-    return CachingAllocator(parse_allocator_settings(config), capacity_bytes=capacity)
+def pool_of(config: str = "", capacity: int | None = None, limit: int | None = None) -> CachingAllocator:
+    return CachingAllocator(parse_allocator_settings(config), capacity_bytes=capacity, limit_bytes=limit)
 
 
 def levels(pool: CachingAllocator) -> tuple[int, int, int]:
@@ -143,7 +143,7 @@ def test_oversize_blocks_go_back_before_all_others_and_without_a_retry() -> None
 
 def test_cached_segments_go_back_oldest_first_above_the_threshold() -> None:
     """Ages, in searches since they were freed: 3, 2 and 1, of which the mean is 2."""
-    pool = pool_of("garbage_collection_threshold:0.5", capacity=200 * MIB)
+    pool = pool_of("garbage_collection_threshold:0.5", limit=200 * MIB)
     blocks = [pool.allocate(40 * MIB), pool.allocate(42 * MIB), pool.allocate(44 * MIB)]
     pool.free(blocks[0])
     pool.free(pool.allocate(42 * MIB - 2 * MIB))  # takes the first again
@@ -155,7 +155,7 @@ def test_cached_segments_go_back_oldest_first_above_the_threshold() -> None:
 
 
 def test_below_the_threshold_nothing_goes_back() -> None:
-    pool = pool_of("garbage_collection_threshold:0.5", capacity=200 * MIB)
+    pool = pool_of("garbage_collection_threshold:0.5", limit=200 * MIB)
     pool.free(pool.allocate(40 * MIB))
     pool.allocate(60 * MIB)
     assert pool.counters.reserved_bytes == 100 * MIB
@@ -164,7 +164,7 @@ def test_below_the_threshold_nothing_goes_back() -> None:
 
 
 def test_of_cached_segments_the_recently_used_stay() -> None:
-    pool = pool_of("garbage_collection_threshold:0.25", capacity=200 * MIB)
+    pool = pool_of("garbage_collection_threshold:0.25", limit=200 * MIB)
     old, new = pool.allocate(40 * MIB), pool.allocate(30 * MIB)
     pool.free(old)  # at search 2
     held = pool.allocate(1)  # of the small pool, which isn't counted
@@ -174,6 +174,58 @@ def test_of_cached_segments_the_recently_used_stay() -> None:
     pool.allocate(50 * MIB)  # search 4: ages 2 and 1, the mean is 1.5; 20 + 2 are to go, and 40 do
     assert held.size == 512
     assert pool.counters.reserved_bytes == 30 * MIB + 2 * MIB + 50 * MIB
+
+
+def test_without_a_limit_nothing_goes_back_for_a_threshold() -> None:
+    """CUDACachingAllocator.cpp of 2.11 and 2.13: garbage is collected where ``allowed_memory_maximum`` has a
+    value, which only a memory fraction below 1 gives it; the threshold is a share of that.
+    """
+    for pool in (
+        pool_of("garbage_collection_threshold:0.1"),
+        pool_of("garbage_collection_threshold:0.1", capacity=200 * MIB),
+        pool_of("garbage_collection_threshold:0.1,per_process_memory_fraction:1.0", capacity=200 * MIB),
+    ):
+        pool.free(pool.allocate(40 * MIB))
+        pool.allocate(60 * MIB)
+        assert (pool.counters.reserved_bytes, pool.counters.retries) == (100 * MIB, 0)
+
+
+def test_a_fraction_of_the_device_is_a_limit_and_what_the_threshold_is_a_share_of() -> None:
+    """Half of 240 MiB: 120, of which three quarters are 90, and half of the free 200 would have been 100."""
+    config = "per_process_memory_fraction:0.5,garbage_collection_threshold:0.75"
+    pool = CachingAllocator(
+        parse_allocator_settings(config), capacity_bytes=200 * MIB, device_bytes=240 * MIB
+    )
+    pool.free(pool.allocate(40 * MIB))
+    pool.allocate(50 * MIB)
+    pool.allocate(12 * MIB)  # from the cached 40
+    pool.allocate(28 * MIB)  # from what is left of it
+    assert pool.counters.reserved_bytes == 90 * MIB
+    pool.allocate(30 * MIB)
+    assert (pool.counters.reserved_bytes, pool.counters.retries) == (120 * MIB, 0)
+    with pytest.raises(NoRoomError):
+        pool.allocate(10 * MIB)
+    assert pool.counters.reserved_bytes == 120 * MIB
+
+
+def test_a_pool_may_not_hold_more_than_its_limit_though_the_device_has_it() -> None:
+    for config in ("", "expandable_segments:True"):
+        pool = pool_of(config, capacity=200 * MIB, limit=100 * MIB)
+        pool.free(pool.allocate(80 * MIB))
+        pool.allocate(90 * MIB)
+        assert pool.counters.reserved_bytes <= 100 * MIB
+        with pytest.raises(NoRoomError):
+            pool.allocate(20 * MIB)
+
+
+def test_what_is_asked_for_must_lie_within_the_limit_but_pages_may_reach_beyond() -> None:
+    """``alloc_block`` compares the rounded request with what is allowed, then maps pages of 20 MiB."""
+    pool = pool_of("expandable_segments:True", limit=50 * MIB)
+    pool.allocate(50 * MIB)
+    assert pool.counters.reserved_bytes == 60 * MIB
+    pool.allocate(10 * MIB)  # is there
+    with pytest.raises(NoRoomError):
+        pool.allocate(1)
 
 
 def test_expandable_segments_grow_by_pages_of_two_and_of_twenty_mebibytes() -> None:

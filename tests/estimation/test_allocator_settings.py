@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,35 @@ def test_all_settings_together() -> None:
     )
 
 
+def test_all_that_torch_knows_is_taken_or_read_over() -> None:
+    """The keys of ``CUDAAllocatorConfig::getKeys`` in the header that comes with the installed torch."""
+    header = (Path(torch.__file__).parent / "include/c10/cuda/CUDAAllocatorConfig.h").read_text()
+    listed = re.sub(r"//.*", "", header.split("keys{", 1)[1].split("}", 1)[0])
+    keys = {re.sub(r'"\s*"', "", words).strip().strip('"') for words in listed.split(",")}
+    assert {"backend", "per_process_memory_fraction", "graph_capture_record_stream_reuse"} <= keys
+    for key in keys:
+        value = {"backend": "native", "per_process_memory_fraction": "0.5"}.get(key, "True")
+        settings = parse_allocator_settings(f"{key}:{value}")
+        plain = AllocatorSettings()
+        assert replace(settings, per_process_memory_fraction=1.0) == plain
+
+
+def test_what_only_some_versions_know_is_read_over() -> None:
+    """As the headers of the wheels have them: the first two also 2.11, the others since then."""
+    text = (
+        "graph_capture_record_stream_reuse:True,per_process_memory_fraction:0.25,"
+        "throw_on_cudamalloc_oom:True,pinned_free_catch_all:True"
+    )
+    assert parse_allocator_settings(text) == AllocatorSettings(per_process_memory_fraction=0.25)
+
+
+def test_a_fraction_limits_what_a_process_may_hold() -> None:
+    """``setMemoryFraction``: a limit only below 1, in whole bytes."""
+    assert AllocatorSettings().limit_bytes(1000) is None
+    assert AllocatorSettings(per_process_memory_fraction=0.25).limit_bytes(1003) == 250
+    assert AllocatorSettings(per_process_memory_fraction=0.0).limit_bytes(1003) == 0
+
+
 def test_nothing_set_is_torchs_default() -> None:
     assert parse_allocator_settings("") == AllocatorSettings()
     assert AllocatorSettings().max_split_size_bytes is None
@@ -85,6 +116,11 @@ def test_nothing_set_is_torchs_default() -> None:
         ("garbage_collection_threshold:much", "'much' is no garbage_collection_threshold"),
         ("roundup_power2_divisions:3", "'3' is no number of divisions"),
         ("roundup_power2_divisions:[100:2]", "'100' is no size (roundup_power2_divisions)"),
+        (
+            "per_process_memory_fraction:1.5",
+            "'1.5' is no per_process_memory_fraction; expected a number from",
+        ),
+        ("per_process_memory_fraction:half", "'half' is no per_process_memory_fraction"),
         ("expandable_segments:true", "'true' is no expandable_segments; expected True or False"),
         ("backend:cudaMallocAsync", "'cudaMallocAsync' is no backend that is simulated; expected native"),
         ("max_split_size:20", "there is no 'max_split_size'. Did you mean 'max_split_size_mb'?"),

@@ -36,8 +36,8 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUD
 
 
 def simulated(config: str, seed: int, capacity_bytes: int) -> list[Counters]:
-    """The counters of the simulated allocator over the same history."""
-    pool = CachingAllocator(parse_allocator_settings(config), capacity_bytes=capacity_bytes)
+    """The counters of the simulated allocator over the same history, which a memory fraction limits there."""
+    pool = CachingAllocator(parse_allocator_settings(config), limit_bytes=capacity_bytes)
 
     def ask(size: int) -> Block | None:
         try:

@@ -166,6 +166,16 @@ def test_an_allocator_that_is_not_torchs_own_is_not_simulated(models: Path, bare
     assert any("isn't simulated" in text for text in found.assumptions)
 
 
+def test_a_limit_of_the_process_is_said_not_to_be_simulated(models: Path, bare: pytest.MonkeyPatch) -> None:
+    plain = estimate_own_run(own(models, device_name="NVIDIA H100 80GB HBM3"))
+    bare.setenv("PYTORCH_CUDA_ALLOC_CONF", "per_process_memory_fraction:0.5")
+    found = estimate_own_run(own(models, device_name="NVIDIA H100 80GB HBM3"))
+    assert found.reserved_bytes == plain.reserved_bytes is not None
+    assert set(found.assumptions) - set(plain.assumptions) == {
+        "room for all in the pool, though per_process_memory_fraction:0.5 limits it"
+    }
+
+
 def test_of_an_unknown_gpu_tensors_alone_are_told(models: Path, bare: pytest.MonkeyPatch) -> None:
     found = estimate_own_run(own(models, device_name="NVIDIA Fake 100"))
     assert found.peak_bytes is not None and found.gpu is None
