@@ -29,6 +29,35 @@ _CUDNN_LARGEST_GRID = 65_535
 _SEEDS_BYTES = 16
 
 
+AMPERE: Capability = (8, 0)
+"""What a GPU that nobody names is taken for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuKernels:
+    """What decides on a GPU's kernels of attention.
+
+    Args:
+        capability: of the GPU; (9, 0) is Hopper.
+        cudnn_version: as ``torch.backends.cudnn.version()`` says it; ``None`` for no cuDNN.
+        torch_version: whose rules count; ``None`` for the installed one's.
+    """
+
+    capability: Capability = AMPERE
+    cudnn_version: int | None = CUDNN_OF_TORCH
+    torch_version: TorchVersion | None = None
+
+    def chosen(self, call: AttentionCall) -> Kernel:
+        """The kernel that torch takes for a call."""
+        return chosen_kernel(
+            call, self.capability, cudnn_version=self.cudnn_version, torch_version=self.torch_version
+        )
+
+
+AMPERES = GpuKernels()
+"""Those of a GPU that nobody names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttentionCall:
     """A call of ``scaled_dot_product_attention``.

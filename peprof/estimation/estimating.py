@@ -16,9 +16,10 @@ from functools import cache
 from peprof.errors import PeprofError, SuiteError
 from peprof.estimation.allocator_settings import TORCHS_OWN, AllocatorSettings
 from peprof.estimation.allocator_simulation import AllocationEvent, Resident, simulate
+from peprof.estimation.attention_kernels import AMPERES, GpuKernels
 from peprof.estimation.building import KnownData, build_on_meta, known_data
 from peprof.estimation.gpu_memory import GpuMemory
-from peprof.estimation.kernels import AMPERE, Kind
+from peprof.estimation.kernels import Kind
 from peprof.estimation.tracing import trace
 from peprof.events import Progress
 from peprof.results.estimates import Estimate, StepEvents
@@ -107,6 +108,7 @@ def estimate_run(
     events: bool = False,
     padded: bool = True,
     gpu: GpuMemory | None = None,
+    kernels: GpuKernels = AMPERES,
     batch: Batch | None = None,
     settings: AllocatorSettings | None = TORCHS_OWN,
 ) -> Estimate:
@@ -120,6 +122,7 @@ def estimate_run(
         events: whether to keep the births and deaths of its tensors.
         padded: whether batches hold padding.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
+        kernels: what decides on those of attention where there is no ``gpu``.
         batch: on ``meta``; one of the longest length unless given.
         settings: of the simulated allocator; ``None`` where it isn't to be simulated.
 
@@ -129,8 +132,8 @@ def estimate_run(
     with quiet_libraries():
         try:
             built = build_on_meta(spec, known, kind, source=source)
-            capability = gpu.gpu.capability if gpu is not None else AMPERE
-            found = trace(built.step, batch or built.batch, kind, padded=padded, capability=capability)
+            kernels = gpu.kernels if gpu is not None else kernels
+            found = trace(built.step, batch or built.batch, kind, padded=padded, kernels=kernels)
         except SuiteError:
             raise
         except UNTELLABLE as error:

@@ -12,10 +12,11 @@ from typing import Literal
 
 from peprof.errors import SuiteError
 from peprof.estimation.allocator_settings import TORCHS_OWN, AllocatorSettings
+from peprof.estimation.attention_kernels import AMPERES, GpuKernels
 from peprof.estimation.building import BuiltOnMeta, KnownData, build_on_meta, longest_length, meta_batch
 from peprof.estimation.estimating import UNTELLABLE, estimate_run, problem_of, quiet_libraries
 from peprof.estimation.gpu_memory import GpuMemory
-from peprof.estimation.kernels import AMPERE, Kind
+from peprof.estimation.kernels import Kind
 from peprof.estimation.remedies import remedies_for
 from peprof.estimation.tracing import trace
 from peprof.results.estimates import SEARCH_END, Estimate, Fit
@@ -49,6 +50,7 @@ def find_fit(
     source: str,
     padded: bool = True,
     gpu: GpuMemory | None = None,
+    kernels: GpuKernels = AMPERES,
     settings: AllocatorSettings | None = TORCHS_OWN,
     say: Callable[[int], None] = lambda size: None,
 ) -> Fit:
@@ -63,6 +65,7 @@ def find_fit(
         source: the suite's file, for messages.
         padded: whether batches hold padding.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
+        kernels: what decides on those of attention where there is no ``gpu``.
         settings: of the simulated pool; ``None`` where it isn't to be simulated.
         say: told each size before it is estimated.
 
@@ -74,7 +77,16 @@ def find_fit(
     """
     unit, smallest = unit_of(spec, dimension), smallest_of(spec, dimension)
     steps = _Steps(
-        spec, known, kind, dimension, source=source, padded=padded, gpu=gpu, settings=settings, say=say
+        spec,
+        known,
+        kind,
+        dimension,
+        source=source,
+        padded=padded,
+        gpu=gpu,
+        kernels=kernels,
+        settings=settings,
+        say=say,
     )
     try:
         steps.verify(smallest)
@@ -213,7 +225,7 @@ class _Steps:
     somewhere else by then, so that borders are verified with estimates.
 
     Args:
-        spec, known, kind, dimension, source, padded, gpu, settings, say: as for ``find_fit``.
+        spec, known, kind, dimension, source, padded, gpu, kernels, settings, say: as for ``find_fit``.
     """
 
     def __init__(
@@ -226,11 +238,13 @@ class _Steps:
         source: str,
         padded: bool,
         gpu: GpuMemory | None,
+        kernels: GpuKernels,
         settings: AllocatorSettings | None,
         say: Callable[[int], None],
     ) -> None:
         self._spec, self._known, self._kind, self._dimension = spec, known, kind, dimension
         self._source, self._padded, self._gpu, self._settings = source, padded, gpu, settings
+        self._kernels = gpu.kernels if gpu is not None else kernels
         self._say = say
         self.verified: dict[int, Estimate] = {}
         self._built: BuiltOnMeta | None = None
@@ -252,6 +266,7 @@ class _Steps:
             source=self._source,
             padded=self._padded,
             gpu=self._gpu,
+            kernels=self._kernels,
             settings=self._settings,
         )
         if found.problem is not None:
@@ -296,7 +311,7 @@ class _Steps:
                 self._kind,
                 padded=self._padded,
                 warm_up=not self._has_state,
-                capability=self._gpu.gpu.capability if self._gpu is not None else AMPERE,
+                kernels=self._kernels,
             )
         self._has_state = True
         return found.peak_bytes

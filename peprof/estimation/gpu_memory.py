@@ -1,5 +1,7 @@
 """What of a named GPU's memory is there for a step: less what its driver and torch's libraries take.
 
+And with which libraries, as they decide on what a step needs.
+
 Each figure says where it comes from, and how well it is known: ``exact`` where it follows from torch's source
 or was printed by torch, ``assumed`` where it was seen elsewhere and will differ.
 """
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from peprof.errors import UsageError
+from peprof.estimation.attention_kernels import CUDNN_OF_TORCH, GpuKernels
 from peprof.estimation.torch_version import TorchVersion, installed_torch
 from peprof.gpus.known import Gpu, gpu_named
 
@@ -58,6 +61,7 @@ class GpuMemory:
         cublas: the workspace that a handle of cuBLAS gets from the pool with its first product on a stream,
             and keeps. Each thread has a handle.
         cublaslt: that of cuBLASLt, where it has its own.
+        kernels: what decides on its kernels of attention.
     """
 
     gpu: Gpu
@@ -65,6 +69,7 @@ class GpuMemory:
     context: Figure
     cublas: Figure
     cublaslt: Figure
+    kernels: GpuKernels
 
     @property
     def capacity_bytes(self) -> int:
@@ -88,6 +93,7 @@ def memory_of(
     cublas_workspace_config: str | None = None,
     cublaslt_workspace_size: str | None = None,
     unified_workspace: bool | None = None,
+    cudnn_version: int | None = CUDNN_OF_TORCH,
     torch_version: TorchVersion | None = None,
 ) -> GpuMemory:
     """The memory of a GPU by its name.
@@ -98,6 +104,7 @@ def memory_of(
         cublaslt_workspace_size: as CUBLASLT_WORKSPACE_SIZE holds it there, in KiB; ``None`` where unset.
         unified_workspace: whether cuBLASLt uses cuBLAS's workspace, as TORCH_CUBLASLT_UNIFIED_WORKSPACE says
             there; ``None`` where it says nothing: then it does from torch 2.12 on.
+        cudnn_version: that of torch there, as ``torch.backends.cudnn.version()`` says it.
         torch_version: whose rules count; ``None`` for the installed one's.
 
     Raises:
@@ -119,6 +126,9 @@ def memory_of(
         cublas=cublas_workspace(gpu.capability, config=cublas_workspace_config, torch_version=version),
         cublaslt=cublaslt_workspace(
             size_kib=cublaslt_workspace_size, unified=unified_workspace, torch_version=version
+        ),
+        kernels=GpuKernels(
+            capability=gpu.capability, cudnn_version=cudnn_version, torch_version=torch_version
         ),
     )
 

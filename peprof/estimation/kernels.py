@@ -22,15 +22,13 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from typing_extensions import override
 
-from peprof.estimation.attention_kernels import AttentionCall, Capability, Kernel, chosen_kernel
+from peprof.estimation.attention_kernels import AMPERES, AttentionCall, GpuKernels, Kernel
 from peprof.estimation.attention_operators import DONE_BY, call_of
 from peprof.estimation.autocast_on_meta import autocast_on_meta
 
 Kind = Literal["cpu", "cuda"]
 aten = torch.ops.aten
 
-AMPERE: Capability = (8, 0)
-"""What a GPU that nobody names is taken for."""
 _HALF = (torch.float16, torch.bfloat16)
 _MATH = 0  # torch.nn.attention.SDPBackend
 
@@ -40,7 +38,7 @@ AttentionCalls = list[tuple[AttentionCall, Kernel]]
 
 
 @contextmanager
-def kernels_of(kind: Kind, capability: Capability = AMPERE) -> Iterator[AttentionCalls]:
+def kernels_of(kind: Kind, kernels: GpuKernels = AMPERES) -> Iterator[AttentionCalls]:
     """Within it, steps on ``meta`` call the operators that they would call on a device.
 
     The functions themselves are replaced, as modes for functions are off while autograd runs, where
@@ -48,14 +46,14 @@ def kernels_of(kind: Kind, capability: Capability = AMPERE) -> Iterator[Attentio
 
     Args:
         kind: of the device.
-        capability: of a GPU, which decides on its kernels.
+        kernels: what decides on a GPU's for attention.
 
     Yields:
         What attention is asked for while it lasts, and a GPU's kernel for it, in order.
     """
     with ExitStack() as stack:
         stack.enter_context(autocast_on_meta(kind))
-        attention = _Attention(kind, capability)
+        attention = _Attention(kind, kernels)
         stack.enter_context(patch.object(F, "scaled_dot_product_attention", attention))
         if kind == "cuda":
             stack.enter_context(patch.object(F, "dropout", _cuda_dropout))
@@ -80,9 +78,9 @@ class _Attention:
         calls: what was asked for, and a GPU's kernel for it.
     """
 
-    def __init__(self, kind: Kind, capability: Capability) -> None:
+    def __init__(self, kind: Kind, kernels: GpuKernels) -> None:
         self.calls: AttentionCalls = []
-        self._kind, self._capability = kind, capability
+        self._kind, self._kernels = kind, kernels
         self._choices: dict[Any, int] = {}
 
     def __call__(
@@ -116,7 +114,7 @@ class _Attention:
                 return _cpu_flash(query, key, value, mask, dropout_p, is_causal, scale)
         elif query.dim() == 4:
             call = call_of(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa=enable_gqa)
-            kernel = chosen_kernel(call, self._capability)
+            kernel = self._kernels.chosen(call)
             self.calls.append((call, kernel))
             if kernel != "math":
                 return DONE_BY[kernel](query, key, value, attn_mask, dropout_p, is_causal, scale)

@@ -127,6 +127,7 @@ class MeasuredFits:
                 place.memory_bytes,
                 source=self._source,
                 gpu=self._pool.gpu,
+                kernels=self._pool.kernels,
                 settings=self._pool.settings,
             )
             cap = cap_of(spec, known, dimension, source=self._source)
@@ -175,6 +176,7 @@ class MeasuredFits:
                 kind,
                 source=self._source,
                 gpu=self._pool.gpu,
+                kernels=self._pool.kernels,
                 settings=self._pool.settings,
             )
 

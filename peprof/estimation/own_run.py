@@ -50,6 +50,7 @@ def estimate_own_run(run: OwnRun) -> EstimatedMemory:
             source=run.source,
             padded=batch.padded,
             gpu=pool.gpu,
+            kernels=pool.kernels,
             batch=batch.on_meta,
             settings=pool.settings,
         )

@@ -1,12 +1,19 @@
-"""A device's pool as this process's environment sets it up: whose kernels run, and what can be simulated."""
+"""A device's pool as this process's environment sets it up: whose kernels run, and what can be simulated.
+
+What the process knows of its libraries and of the device that it has is taken from it. It may be one that
+leaves the device to others: then nothing is asked that would make a context there.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
+import torch
+
 from peprof.errors import UsageError
 from peprof.estimation.allocator_settings import AllocatorSettings, parse_allocator_settings
+from peprof.estimation.attention_kernels import AMPERES, CUDNN_OF_TORCH, GpuKernels
 from peprof.estimation.gpu_memory import GpuMemory, memory_of
 from peprof.estimation.kernels import Kind
 from peprof.gpus.known import gpu_of_device
@@ -23,12 +30,14 @@ class PoolHere:
         gpu: ``None`` for none in particular.
         settings: ``None`` where its pool can't be simulated.
         assumptions: in words.
+        kernels: what decides on those of attention; where there is a ``gpu``, the same as its own.
         kernels_known: whether those that run are known, and not supposed.
     """
 
     gpu: GpuMemory | None = None
     settings: AllocatorSettings | None = None
     assumptions: tuple[str, ...] = ()
+    kernels: GpuKernels = AMPERES
     kernels_known: bool = True
 
 
@@ -43,24 +52,41 @@ def pool_here(kind: Kind, device_name: str | None) -> PoolHere:
         return PoolHere()
     known = gpu_of_device(device_name) if device_name is not None else None
     if known is None:
-        name = device_name or "the GPU"
-        words = f"attention's kernels as on an Ampere, as {name} isn't known"
-        return PoolHere(assumptions=(words,), kernels_known=False)
+        return _of_unknown(device_name or "the GPU")
     gpu = memory_of(
         known.name,
         cublas_workspace_config=os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
         cublaslt_workspace_size=os.environ.get("CUBLASLT_WORKSPACE_SIZE"),
         unified_workspace=_YES_AND_NO.get(os.environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "")),
+        cudnn_version=_cudnn_here(),
     )
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     text = next((found for name in names if (found := os.environ.get(name))), "")
     try:
         settings = parse_allocator_settings(text)
     except UsageError as error:
-        return PoolHere(
-            gpu=gpu, assumptions=(f"nothing of the allocator, which isn't simulated: {error.message}",)
-        )
-    return PoolHere(gpu=gpu, settings=settings, assumptions=_not_simulated(settings))
+        words = f"nothing of the allocator, which isn't simulated: {error.message}"
+        return PoolHere(gpu=gpu, kernels=gpu.kernels, assumptions=(words,))
+    return PoolHere(gpu=gpu, kernels=gpu.kernels, settings=settings, assumptions=_not_simulated(settings))
+
+
+def _of_unknown(name: str) -> PoolHere:
+    """A GPU that isn't known can still say its capability, to a process that uses it."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        capability = torch.cuda.get_device_capability()
+        return PoolHere(kernels=GpuKernels(capability=capability, cudnn_version=_cudnn_here()))
+    words = f"attention's kernels as on an Ampere, as {name} isn't known"
+    return PoolHere(
+        kernels=GpuKernels(cudnn_version=_cudnn_here()), assumptions=(words,), kernels_known=False
+    )
+
+
+def _cudnn_here() -> int | None:
+    """That of this torch, which needs no device for it; what torch comes with, where it has no CUDA."""
+    if torch.version.cuda is None:
+        return CUDNN_OF_TORCH
+    version: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return version
 
 
 def _not_simulated(settings: AllocatorSettings) -> tuple[str, ...]:

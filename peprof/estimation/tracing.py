@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from peprof.breakdown.values import StepProfile
-from peprof.estimation.attention_kernels import Capability
-from peprof.estimation.kernels import AMPERE, Kind, kernels_of
+from peprof.estimation.attention_kernels import AMPERES, GpuKernels
+from peprof.estimation.kernels import Kind, kernels_of
 from peprof.profiler.attribution import Attribution
 from peprof.profiler.ledger import Ledger
 from peprof.profiler.phases import OUTSIDE_PHASE
@@ -69,7 +69,7 @@ def trace(
     *,
     padded: bool = True,
     warm_up: bool = True,
-    capability: Capability = AMPERE,
+    kernels: GpuKernels = AMPERES,
 ) -> Trace:
     """Runs two steps on ``meta``: one in which optimizer states come to be, and one that is looked at.
 
@@ -79,7 +79,7 @@ def trace(
         kind: of the device that ``meta`` stands for.
         padded: whether some example is shorter than the others, so that attention needs a mask.
         warm_up: whether there is a first step; not for a model that has done one before.
-        capability: of the GPU that it stands for.
+        kernels: what decides on those of attention of the GPU that it stands for.
 
     Raises:
         NotImplementedError, RuntimeError: an operator can't be run without data.
@@ -87,7 +87,7 @@ def trace(
     answers = Answers(truth=not padded, number=0.0)
     token = ANSWERS.set(answers)
     try:
-        with _uncollected(), kernels_of(kind, capability):
+        with _uncollected(), kernels_of(kind, kernels):
             if warm_up:
                 with ScalarAnswers():  # type: ignore[no-untyped-call]
                     step(batch)

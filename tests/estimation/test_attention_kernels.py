@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from peprof.estimation.attention_kernels import (
     AttentionCall,
+    GpuKernels,
     Kernel,
     backward_scratch_bytes,
     chosen_kernel,
@@ -233,7 +234,7 @@ def test_on_meta_attention_is_always_math() -> None:
 def test_on_meta_a_gpus_kernel_keeps_what_the_formulas_say(
     capability: Any, dtype: torch.dtype, dim: int, change: dict[str, Any]
 ) -> None:
-    with kernels_of("cuda", capability) as calls:
+    with kernels_of("cuda", GpuKernels(capability=capability)) as calls:
         call, found = ask("meta", dtype, dim, change, nullcontext())
     [(seen, kernel)] = calls
     assert seen == call
@@ -249,7 +250,7 @@ def test_gradients_have_the_shapes_of_what_they_are_of() -> None:
         (T4, torch.bfloat16, "math", {}),
     ):
         query, key, value, mask = tensors("meta", dtype, 60 if kernel == "flash" else 64, change)
-        with kernels_of("cuda", capability) as calls:
+        with kernels_of("cuda", GpuKernels(capability=capability)) as calls:
             done = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             done.sum().backward()
         assert [found for _, found in calls] == [kernel]
@@ -261,7 +262,7 @@ def test_rows_of_a_mask_that_begin_anywhere_are_copied() -> None:
     """13 positions: rows of 26 bytes; copied into rows of 16."""
     query, key, value, _ = tensors("meta", torch.bfloat16, 64, {"queries": 13, "keys": 13})
     mask = torch.zeros(2, 1, 13, 13, device="meta", dtype=torch.bfloat16)
-    with kernels_of("cuda", A100):
+    with kernels_of("cuda", GpuKernels(capability=A100)):
         found = kept(
             lambda: functional.scaled_dot_product_attention(query, key, value, attn_mask=mask),
             [query, key, value, mask],
@@ -270,7 +271,7 @@ def test_rows_of_a_mask_that_begin_anywhere_are_copied() -> None:
 
 
 def test_attention_elsewhere_is_left_as_it_is() -> None:
-    call, found = ask("cpu", torch.float32, 16, {}, kernels_of("cuda", H100))
+    call, found = ask("cpu", torch.float32, 16, {}, kernels_of("cuda", GpuKernels(capability=H100)))
     assert found == saved_bytes(call, "flash_cpu")
 
 
@@ -308,7 +309,7 @@ def test_of_its_inputs_a_kernel_keeps_what_torch_keeps(
     call = call_of(query, key, value, None, 0.0, False, enable_gqa=shares)
     known: dict[Any, Any] = {SDPBackend.MATH: "math", SDPBackend.FLASH_ATTENTION: "flash_cpu"}
     kernel = known.get(backend) or chosen_kernel(call, A100)
-    with kernels_of("cuda", A100) if backend is None else sdpa_kernel(backend):
+    with kernels_of("cuda", GpuKernels(capability=A100)) if backend is None else sdpa_kernel(backend):
         all_kept = kept(
             lambda: functional.scaled_dot_product_attention(query, key, value, enable_gqa=shares), []
         )
@@ -339,7 +340,9 @@ def live_after_forward(capability: Any) -> tuple[int, AttentionCalls]:
         model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
         tokens = torch.zeros(2, 48, dtype=torch.long)
     nothing: AttentionCalls = []
-    context = nullcontext(nothing) if capability is None else kernels_of("cuda", capability)
+    context = (
+        nullcontext(nothing) if capability is None else kernels_of("cuda", GpuKernels(capability=capability))
+    )
     with ScalarAnswers(), context as calls, Ledger(model.train(), inputs=tokens) as ledger:
         ledger.mark("forward")
         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss

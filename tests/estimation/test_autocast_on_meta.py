@@ -22,6 +22,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import generic
 
+from peprof.estimation.attention_kernels import AMPERES
 from peprof.estimation.autocast_lists import LISTS, cuda_lists
 from peprof.estimation.autocast_on_meta import autocast_on_meta
 from peprof.estimation.kernels import kernels_of
@@ -351,7 +352,7 @@ def test_gradients_of_weights_are_in_their_own_type() -> None:
 def test_attention_under_autocast_takes_the_kernel_of_the_shorter_type() -> None:
     given = torch.empty(2, 4, 16, 64, device="meta", requires_grad=True)
     for enabled, kernel in ((True, "flash"), (False, "efficient")):
-        with kernels_of("cuda", (8, 0)) as calls, torch.autocast("meta", torch.bfloat16, enabled):
+        with kernels_of("cuda", AMPERES) as calls, torch.autocast("meta", torch.bfloat16, enabled):
             functional.scaled_dot_product_attention(given, given, given)
         assert [found for _, found in calls] == [kernel]
 
@@ -359,7 +360,7 @@ def test_attention_under_autocast_takes_the_kernel_of_the_shorter_type() -> None
 def test_attention_under_autocast_keeps_its_inputs_and_its_mask_in_the_shorter_type() -> None:
     given = torch.empty(2, 4, 16, 64, device="meta", requires_grad=True)
     mask = torch.empty(2, 1, 16, 16, device="meta")
-    with kernels_of("cuda", (8, 0)) as calls, torch.autocast("meta", torch.bfloat16):
+    with kernels_of("cuda", AMPERES) as calls, torch.autocast("meta", torch.bfloat16):
         found = kept(
             lambda: functional.scaled_dot_product_attention(given, given, given, attn_mask=mask),
             [given, mask],

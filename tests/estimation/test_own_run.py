@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from peprof.estimation.attention_kernels import AttentionCall, GpuKernels
 from peprof.estimation.building import known_data
 from peprof.estimation.estimating import estimate_run
 from peprof.estimation.gpu_memory import memory_of
@@ -18,7 +20,7 @@ from peprof.estimation.own_run import (
     _recorded,
     estimate_own_run,
 )
-from peprof.estimation.pool_here import PoolHere
+from peprof.estimation.pool_here import PoolHere, pool_here
 from peprof.results.predicted import by_phase, prediction_of
 from peprof.results.record import EstimatedMemory
 from peprof.running import worker
@@ -182,6 +184,56 @@ def test_of_an_unknown_gpu_tensors_alone_are_told(models: Path, bare: pytest.Mon
     assert (found.reserved_bytes, found.device_bytes) == (None, None)
     assert "attention's kernels as on an Ampere, as NVIDIA Fake 100 isn't known" in found.assumptions
     assert found.standing == {"tensors": "assumed"}, "so are the kernels of attention"
+
+
+def test_what_the_process_has_decides_on_attention_s_kernels(bare: pytest.MonkeyPatch) -> None:
+    """Where it uses the device: sdp_utils.cpp prefers cuDNN above 9.15.0 alone, and on Hopper."""
+    call = AttentionCall(dtype="bfloat16", batch=2, heads=4, queries=40, keys=40, head_dim=64)
+    h100 = "NVIDIA H100 80GB HBM3"
+    assert pool_here("cuda", h100).kernels.chosen(call) == "cudnn"  # what torch's wheels come with
+    bare.setattr(torch.version, "cuda", "12.6")
+    bare.setattr(torch.backends.cudnn, "version", lambda: 91_002)
+    old = pool_here("cuda", h100)
+    assert old.gpu is not None and old.kernels == old.gpu.kernels
+    assert old.kernels == GpuKernels(capability=(9, 0), cudnn_version=91_002)
+    assert old.kernels.chosen(call) == "flash"
+    bare.setattr(torch.backends.cudnn, "version", lambda: None)
+    assert pool_here("cuda", h100).kernels.chosen(call) == "flash"
+
+
+def test_an_unknown_gpu_says_its_capability_to_a_process_that_uses_it(bare: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def capability() -> tuple[int, int]:
+        asked.append(1)
+        return (9, 0)
+
+    bare.setattr(torch.cuda, "get_device_capability", capability)
+    elsewhere = pool_here("cuda", "NVIDIA Fake 100")
+    assert (elsewhere.kernels.capability, elsewhere.kernels_known, asked) == ((8, 0), False, [])
+    bare.setattr(torch.cuda, "is_initialized", lambda: True)
+    here = pool_here("cuda", "NVIDIA Fake 100")
+    assert (here.kernels.capability, here.kernels_known, here.assumptions) == ((9, 0), True, ())
+    assert (here.gpu, here.settings) == (None, None)
+
+
+def test_the_kernels_of_the_process_reach_its_own_estimate(models: Path, bare: pytest.MonkeyPatch) -> None:
+    """In 16 bits with a mask on an H200 cuDNN is taken where it is new enough, and the efficient one else."""
+    taken: list[str] = []
+    real = GpuKernels.chosen
+
+    def chosen(self: GpuKernels, call: AttentionCall) -> str:
+        taken.append(kernel := real(self, call))
+        return kernel
+
+    bare.setattr(GpuKernels, "chosen", chosen)
+    bare.setattr(torch.version, "cuda", "12.6")
+    spec = spec_of(models, "llama-lm", "lora", model__dtype="bfloat16", train__batch_size=2)
+    for version, expected in ((91_002, "efficient"), (91_501, "cudnn")):
+        bare.setattr(torch.backends.cudnn, "version", lambda version=version: version)
+        found = estimate_own_run(OwnRun(spec=spec, source="a suite", kind="cuda", device_name="NVIDIA H200"))
+        assert found.problem is None and set(taken) == {expected}
+        taken.clear()
 
 
 def test_what_can_not_be_told_is_said(models: Path) -> None:
