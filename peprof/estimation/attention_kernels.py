@@ -268,23 +268,23 @@ def _padded_for_flash(call: AttentionCall) -> int:
     return call.batch * positions * _up(call.head_dim, 8) * ITEM_BYTES[call.dtype]
 
 
-def backward_scratch_bytes(call: AttentionCall, kernel: Kernel) -> int | None:
-    """What a kernel needs inside of its backward; ``None`` where it isn't known.
+def backward_scratch(call: AttentionCall, kernel: Kernel) -> tuple[int, ...] | None:
+    """What a kernel allocates inside of its backward, bytes a block; ``None`` where it isn't known.
 
-    Of ``flash`` it is sums in float32 for the queries' gradient, and keys' and values' gradients for each
-    head where heads share them (deterministic algorithms need several times the first). Of ``math`` nothing
-    is inside: its operators are all seen.
+    Of ``flash`` (``mha_bwd`` of flash_api.cpp) it is a sum a row and the queries' gradient, both in float32
+    and rounded up, and keys' and values' gradients for each head where heads share them (deterministic
+    algorithms need several times the second). Of ``math`` nothing is inside: its operators are all seen.
     """
     if kernel == "math":
-        return 0
+        return ()
     if kernel != "flash":
         return None
     dim = _up(call.head_dim, 8)
     rounded_dim = _up(dim, 32) if dim <= 192 else 256
     rows = call.batch * call.heads * _up(call.queries, 128)
-    sums = rows * (rounded_dim + 1) * 4
-    expanded = 2 * call.batch * call.heads * call.keys * dim * ITEM_BYTES[call.dtype]
-    return sums + (expanded if call.shares_keys else 0)
+    sums = (rows * 4, rows * rounded_dim * 4)
+    expanded = call.batch * call.heads * call.keys * dim * ITEM_BYTES[call.dtype]
+    return (*sums, expanded, expanded) if call.shares_keys else sums
 
 
 def inputs_kept_bytes(call: AttentionCall, kernel: Kernel | RecordedKernel) -> int:

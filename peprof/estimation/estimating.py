@@ -20,6 +20,7 @@ from peprof.estimation.attention_kernels import AMPERES, GpuKernels
 from peprof.estimation.building import KnownData, build_on_meta, known_data
 from peprof.estimation.gpu_memory import GpuMemory
 from peprof.estimation.kernels import Kind
+from peprof.estimation.scratch import Scratch, with_scratch
 from peprof.estimation.tracing import trace
 from peprof.events import Progress
 from peprof.results.estimates import Estimate, StepEvents
@@ -140,8 +141,9 @@ def estimate_run(
             return Estimate(spec=spec, kind=kind, profile=None, problem=problem_of(error))
         log = found.events()
         reserved: int | None = None
+        untold: tuple[str, ...] = ()
         if gpu is not None and settings is not None:
-            reserved = reserved_bytes(log, gpu, settings)
+            reserved, untold = reserved_bytes(log, gpu, settings, scratch=found.scratch), found.untold
         return Estimate(
             spec=spec,
             kind=kind,
@@ -150,22 +152,30 @@ def estimate_run(
             profile=found.profile(built.owners),
             counts=built.counts,
             architecture=built.architecture,
-            assumptions=(*built.assumptions, *([GUESSED] if found.guessed else [])),
+            assumptions=(*built.assumptions, *([GUESSED] if found.guessed else []), *untold),
             events=log if events else None,
         )
 
 
-def reserved_bytes(events: StepEvents, gpu: GpuMemory, settings: AllocatorSettings = TORCHS_OWN) -> int:
+def reserved_bytes(
+    events: StepEvents,
+    gpu: GpuMemory,
+    settings: AllocatorSettings = TORCHS_OWN,
+    *,
+    scratch: Sequence[Scratch] = (),
+) -> int:
     """What the caching allocator would hold of a GPU that has room for all, workspaces included.
 
     Args:
         events: of a step.
         gpu: whose libraries keep workspaces.
         settings: of the allocator.
+        scratch: what operators had meanwhile.
     """
     resident = [Resident(number, nbytes) for number, nbytes in events.resident if nbytes]
     resident += [Resident(~place, nbytes) for place, nbytes in enumerate(gpu.workspaces_bytes)]
     changes = [AllocationEvent(*event) for event in events.in_phases()]
+    changes = with_scratch(changes, scratch, first=~len(gpu.workspaces_bytes))
     steps = simulate(changes, resident=resident, config=settings)
     return max(steps.peak.reserved_bytes, steps.first_step_peak.reserved_bytes)
 

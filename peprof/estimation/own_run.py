@@ -10,6 +10,7 @@ from peprof.errors import SuiteError
 from peprof.estimation.building import KnownData, known_data
 from peprof.estimation.estimating import GUESSED, estimate_run
 from peprof.estimation.pool_here import PoolHere, pool_here
+from peprof.estimation.scratch import UNTOLD
 from peprof.results.estimates import Estimate, grouped_bytes
 from peprof.results.record import EstimatedMemory, EstimatedPhase, Standing
 from peprof.running.estimate_pass import OwnRun
@@ -95,7 +96,8 @@ def _recorded(run: OwnRun, found: Estimate, pool: PoolHere, assumptions: tuple[s
     counted: Standing = "exact" if found.exact else "by formula"
     standing: dict[str, Standing] = {"tensors": "assumed" if doubtful else counted}
     if found.reserved_bytes is not None:
-        standing |= {"reserved_bytes": "assumed" if doubtful else "simulated", "device_bytes": "assumed"}
+        incomplete = doubtful or bool(set(UNTOLD.values()) & set(assumptions))
+        standing |= {"reserved_bytes": "assumed" if incomplete else "simulated", "device_bytes": "assumed"}
     return EstimatedMemory(
         kind=run.kind,
         gpu=pool.gpu.gpu.name if pool.gpu is not None else None,

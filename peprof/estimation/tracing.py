@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from peprof.breakdown.values import StepProfile
 from peprof.estimation.attention_kernels import AMPERES, GpuKernels
 from peprof.estimation.kernels import Kind, kernels_of
+from peprof.estimation.scratch import UNTOLD, Scratch, ScratchLedger
 from peprof.profiler.attribution import Attribution
-from peprof.profiler.ledger import Ledger
 from peprof.profiler.phases import OUTSIDE_PHASE
 from peprof.profiler.scalars import ANSWERS, Answers, ScalarAnswers
 from peprof.results.estimates import StepEvents
@@ -40,8 +40,18 @@ class Trace:
         guessed: whether a whole number was asked for, on which sizes may depend.
     """
 
-    ledger: Ledger
+    ledger: ScratchLedger
     guessed: bool
+
+    @property
+    def scratch(self) -> tuple[Scratch, ...]:
+        """What operators had meanwhile beside the ledger's tensors, as far as it is known."""
+        return tuple(self.ledger.scratch)
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """What of it isn't known, in words."""
+        return tuple(words for kernel, words in UNTOLD.items() if kernel in self.ledger.untold)
 
     @property
     def peak_bytes(self) -> int:
@@ -91,7 +101,9 @@ def trace(
             if warm_up:
                 with ScalarAnswers():  # type: ignore[no-untyped-call]
                     step(batch)
-            ledger = Ledger(step.model, optimizers=[step.optimizer], inputs=batch, gpu_only=kind == "cuda")
+            ledger = ScratchLedger(
+                step.model, optimizers=[step.optimizer], inputs=batch, gpu_only=kind == "cuda"
+            )
             with ledger:
                 step(batch, ledger.mark)
     finally:

@@ -18,7 +18,7 @@ from peprof.estimation.attention_kernels import (
     AttentionCall,
     GpuKernels,
     Kernel,
-    backward_scratch_bytes,
+    backward_scratch,
     chosen_kernel,
     inputs_kept_bytes,
     more_than_recorded,
@@ -317,13 +317,18 @@ def test_of_its_inputs_a_kernel_keeps_what_torch_keeps(
 
 
 def test_scratch_of_backward_is_told_where_it_is_known() -> None:
-    assert backward_scratch_bytes(CALL, "flash") == 2 * 4 * 128 * (64 + 1) * 4
-    assert backward_scratch_bytes(replace(CALL, head_dim=200), "flash") == 2 * 4 * 128 * (256 + 1) * 4
+    """``mha_bwd``: ``softmax_d``, ``dq_accum``, and ``dk_expanded`` with ``dv_expanded``, here of 2 x 4 heads
+    over 40 positions, which are rounded up to 128.
+    """
+    rows = 2 * 4 * 128
+    assert backward_scratch(CALL, "flash") == (rows * 4, rows * 64 * 4) == (4096, 262_144)
+    assert backward_scratch(replace(CALL, head_dim=40), "flash") == (4096, 262_144)
+    assert backward_scratch(replace(CALL, head_dim=200), "flash") == (4096, rows * 256 * 4)
     shared = replace(CALL, key_heads=2)
-    assert backward_scratch_bytes(shared, "flash") == 2 * 4 * 128 * 65 * 4 + 2 * 2 * 4 * 40 * 64 * 2
-    assert backward_scratch_bytes(CALL, "math") == 0
-    assert backward_scratch_bytes(CALL, "efficient") is None
-    assert backward_scratch_bytes(CALL, "cudnn") is None
+    assert backward_scratch(shared, "flash") == (4096, 262_144, *[2 * 4 * 40 * 64 * 2] * 2)
+    assert backward_scratch(CALL, "math") == ()
+    assert backward_scratch(CALL, "efficient") is None
+    assert backward_scratch(CALL, "cudnn") is None
 
 
 def live_after_forward(capability: Any) -> tuple[int, AttentionCalls]:

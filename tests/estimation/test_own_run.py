@@ -21,6 +21,7 @@ from peprof.estimation.own_run import (
     estimate_own_run,
 )
 from peprof.estimation.pool_here import PoolHere, pool_here
+from peprof.estimation.scratch import UNTOLD
 from peprof.results.predicted import by_phase, prediction_of
 from peprof.results.record import EstimatedMemory
 from peprof.running import worker
@@ -136,7 +137,7 @@ def test_of_a_known_gpu_the_pool_is_simulated(models: Path, bare: pytest.MonkeyP
     assert (found.peak_bytes, found.reserved_bytes) == (same.peak_bytes, same.reserved_bytes)
     assert found.reserved_bytes is not None and found.device_bytes is not None
     assert found.device_bytes - found.reserved_bytes == gpu.context.nbytes
-    assert found.assumptions == (SUPPOSED_PADDING,)
+    assert found.assumptions == (SUPPOSED_PADDING, UNTOLD["efficient"])
     assert found.standing == dict.fromkeys(("tensors", "reserved_bytes", "device_bytes"), "assumed")
 
 
