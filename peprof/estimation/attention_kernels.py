@@ -2,8 +2,7 @@
 
 After aten/src/ATen/native/transformers/ (attention.cpp, sdp_utils_cpp.h, cuda/sdp_utils.cpp and
 cuda/flash_attn/flash_api.cpp) of torch 2.11 to 2.13. Dense tensors of four dimensions, NVIDIA's devices, and
-torch's own order of kernels are taken for granted. What differs by version is decided by it; of 2.12 it is
-supposed to be as in 2.13 where its sources weren't at hand.
+torch's own order of kernels are taken for granted. What differs by version is decided by it.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 CUDNN_OF_TORCH = 91_501
 """The cuDNN that torch's wheels for CUDA 13 come with, at least; wheels for CUDA 12 have an older one."""
 _CUDNN_IS_PREFERRED_ABOVE = 91_500
-_CUDNN_REFUSES_MORE_SINCE: TorchVersion = (2, 12)
 _CUDNN_DROPOUT_STEPS = 16
+"""Since torch 2.12 (pytorch#174245); cuDNN rounds other shares to these."""
 _CUDNN_LARGEST_GRID = 65_535
+"""Of examples, and of heads, since torch 2.13."""
 _SEEDS_BYTES = 16
 
 
@@ -158,7 +158,8 @@ def _can_cudnn(call: AttentionCall, capability: Capability, version: TorchVersio
         and _heads_suit_cudnn(call, capability)
         and call.keys > 1
         and not (call.queries == 1 and call.dropout > 0)
-        and (version < _CUDNN_REFUSES_MORE_SINCE or _is_what_cudnn_keeps_to(call))
+        and (version < (2, 12) or float(call.dropout * _CUDNN_DROPOUT_STEPS).is_integer())
+        and (version < (2, 13) or max(call.batch, call.heads) <= _CUDNN_LARGEST_GRID)
     )
 
 
@@ -167,12 +168,6 @@ def _heads_suit_cudnn(call: AttentionCall, capability: Capability) -> bool:
     dims = (call.head_dim, call.values_dim)
     limit = 256 if capability == (9, 0) else 192 if capability[0] == 10 and dims == (192, 128) else 128
     return all(dim <= limit and dim % 8 == 0 for dim in dims)
-
-
-def _is_what_cudnn_keeps_to(call: AttentionCall) -> bool:
-    """Dropout in sixteenths, to which it rounds others (pytorch#174245), and no more than a grid holds."""
-    in_steps = float(call.dropout * _CUDNN_DROPOUT_STEPS).is_integer()
-    return in_steps and max(call.batch, call.heads) <= _CUDNN_LARGEST_GRID
 
 
 def _can_flash(call: AttentionCall, capability: Capability) -> bool:

@@ -31,8 +31,8 @@ _OTHER_WORKSPACE_BYTES = 4096 * 1024 * 2 + 16 * 1024 * 8
 _LT_WORKSPACE_KIB = 1024
 _THREADS = 2
 """That do products in a training step: one goes forward, and autograd's own for the device goes backward."""
-_READ_VERSIONS: tuple[TorchVersion, ...] = ((2, 11), (2, 13))
-"""Those whose rules were read; others are supposed to have the later one's."""
+_LAST_READ: TorchVersion = (2, 13)
+"""The last version whose rules were read; newer ones are supposed to have the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +163,11 @@ def cublas_workspace(
 
 
 def _own_cublas_workspace(capability: tuple[int, int], version: TorchVersion) -> Figure:
-    """32 MiB for (9, 0) alone in torch 2.11; in 2.13 for all that are called Hopper and Blackwell."""
+    """32 MiB for (9, 0) alone in torch 2.11; since 2.12 for all that are called Hopper and Blackwell."""
     before, since = capability == (9, 0), capability[0] in (9, 10, 12)
     large = before if version <= (2, 11) else since
     source = f"{'32 MiB' if large else ':4096:2:16:8'} on {_dotted(capability)} (torch, CublasHandlePool.cpp)"
-    known = before == since or version in _READ_VERSIONS
+    known = before == since or version <= _LAST_READ
     return Figure(
         nbytes=_LARGE_WORKSPACE_BYTES if large else _OTHER_WORKSPACE_BYTES,
         certainty="exact" if known else "assumed",
@@ -189,7 +189,7 @@ def cublaslt_workspace(
         torch_version: whose rules count; ``None`` for the installed one's.
     """
     version = torch_version or installed_torch()
-    known = unified is not None or version in _READ_VERSIONS
+    known = unified is not None or version <= _LAST_READ
     supposed = "" if known else f", supposed to be in torch {_dotted(version)} as in 2.13"
     if version > (2, 11) if unified is None else unified:
         source = f"shares that of cuBLAS (torch, CublasHandlePool.cpp{supposed})"

@@ -87,7 +87,7 @@ def test_all_that_torch_knows_is_taken_or_read_over() -> None:
 
 
 def test_what_only_some_versions_know_is_read_over() -> None:
-    """As the headers of the wheels have them: the first two also 2.11, the others since then."""
+    """As the headers of the wheels have them: the first two are in 2.11, the others since 2.12."""
     text = (
         "graph_capture_record_stream_reuse:True,per_process_memory_fraction:0.25,"
         "throw_on_cudamalloc_oom:True,pinned_free_catch_all:True"

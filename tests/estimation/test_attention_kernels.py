@@ -100,8 +100,8 @@ def test_cudnn_is_preferred_where_it_is_new_enough_and_need_not_repeat_itself() 
 def test_since_torch_2_12_cudnn_gets_dropout_in_sixteenths_alone(
     dropout: float, mask: Any, before: Kernel, since: Kernel
 ) -> None:
-    """``check_cudnn_dropout`` of sdp_utils.cpp, "resolution is limited to 1/16" (pytorch#174245, February
-    2026): the wheel of 2.13 has these words and that of 2.11 hasn't.
+    """``check_cudnn_dropout`` of sdp_utils.cpp, "resolution is limited to 1/16" (pytorch#174245): the wheels
+    of 2.12 and 2.13 have these words and that of 2.11 hasn't.
     """
     call = replace(CALL, dropout=dropout, mask=mask)
     found = {version: chosen_kernel(call, H100, torch_version=version) for version in VERSIONS}
@@ -118,13 +118,15 @@ def test_since_torch_2_12_cudnn_gets_dropout_in_sixteenths_alone(
         ({"heads": 65_536, "mask": "bool"}, "cudnn", "efficient"),
     ],
 )
-def test_since_torch_2_12_cudnn_gets_no_more_than_a_grid_holds(
+def test_since_torch_2_13_cudnn_gets_no_more_than_a_grid_holds(
     change: dict[str, Any], before: Kernel, since: Kernel
 ) -> None:
-    """``max_cudnn_dim_size`` of ``check_cudnn_tensor_shapes`` in 2.13; of 2.12 it is supposed."""
+    """``max_cudnn_dim_size`` of ``check_cudnn_tensor_shapes``, "does not support batch size or num_heads
+    greater than": of the wheels, only that of 2.13 has these words.
+    """
     call = replace(CALL, **change)
     found = {version: chosen_kernel(call, H100, torch_version=version) for version in VERSIONS}
-    assert found == {(2, 11): before, (2, 12): since, (2, 13): since}
+    assert found == {(2, 11): before, (2, 12): before, (2, 13): since}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -190,8 +190,8 @@ def test_all_that_torch_registers_for_autocast_is_listed(kind: Literal["cpu", "c
 
 @pytest.mark.parametrize(("version", "listed"), [((2, 11), False), ((2, 12), True), ((2, 13), True)])
 def test_a_gpu_casts_rms_norm_to_float32_since_torch_2_12(version: TorchVersion, listed: bool) -> None:
-    """``AT_FORALL_FP32`` of autocast_mode.h: the wheel of 2.13 has it and that of 2.11 hasn't; pytorch#188955
-    names 2.12, and ``aten::rms_norm`` has a kernel for AutocastCUDA from there on.
+    """``AT_FORALL_FP32`` of autocast_mode.h: the wheels of 2.12 and 2.13 have it, and not that of 2.11; from
+    there on ``aten::rms_norm`` has a kernel for AutocastCUDA (pytorch#174824).
     """
     lists = cuda_lists(version)
     assert (functional.rms_norm in lists.float) is (torch.rms_norm in lists.float) is listed

@@ -43,16 +43,13 @@ def test_cublas_has_32_mebibytes_on_hopper_and_since_torch_2_12_on_blackwell(
     capability: tuple[int, int], before: int, since: int
 ) -> None:
     """``parseChosenWorkspaceSize`` of CublasHandlePool.cpp: (9, 0) alone in the wheel of 2.11; majors 9, 10
-    and 12 in that of 2.13, after pytorch#175344. Of 2.12 it is supposed.
+    and 12 in those of 2.12 and 2.13, after pytorch#175344.
     """
     found = {version: cublas_workspace(capability, torch_version=version) for version in VERSIONS}
-    assert {version: figure.nbytes for version, figure in found.items()} == {
-        (2, 11): before,
-        (2, 12): since,
-        (2, 13): since,
-    }
-    assert found[2, 11].certainty == found[2, 13].certainty == "exact"
-    assert found[2, 12].certainty == ("exact" if before == since else "assumed")
+    assert [found[version].nbytes for version in VERSIONS] == [before, since, since]
+    assert {figure.certainty for figure in found.values()} == {"exact"}
+    later = cublas_workspace(capability, torch_version=(2, 99))
+    assert (later.nbytes, later.certainty) == (since, "exact" if before == since else "assumed")
 
 
 @pytest.mark.parametrize(
@@ -103,16 +100,16 @@ def test_cublaslt_shares_cublass_workspace_since_torch_2_12_unless_it_is_told_ot
     version: TorchVersion, unified: bool | None, size_kib: str | None, nbytes: int
 ) -> None:
     """``unified_cublas_and_lt_workspaces`` and ``parseCUDABlasLtWorkspaceSize`` of CublasHandlePool.cpp: in
-    2.11 it shares where the variable is set and true, in 2.13 where it isn't set to false. It is in the pool
-    once, as forward alone has products with a bias.
+    2.11 it shares where the variable is set and true, since 2.12 where it isn't set to false. It is in the
+    pool once, as forward alone has products with a bias.
     """
     found = memory_of(
         "T4", torch_version=version, unified_workspace=unified, cublaslt_workspace_size=size_kib
     )
     assert found.cublaslt.nbytes == nbytes
     assert found.workspaces_bytes == (8_519_680, 8_519_680, nbytes)[: 3 if nbytes else 2]
-    supposed = unified is None and version == (2, 12)
-    assert found.cublaslt.certainty == ("assumed" if supposed else "exact")
+    assert found.cublaslt.certainty == "exact"
+    assert memory_of("T4", torch_version=(2, 99)).cublaslt.certainty == "assumed"
 
 
 def test_a_gpu_that_is_not_known_is_refused() -> None:
