@@ -60,7 +60,7 @@ def pool_here(kind: Kind, device_name: str | None) -> PoolHere:
         unified_workspace=_YES_AND_NO.get(os.environ.get("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "")),
         cudnn_version=_cudnn_here(),
     )
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # as torch's part for CUDA asks for them
     text = next((found for name in names if (found := os.environ.get(name))), "")
     try:
         settings = parse_allocator_settings(text)

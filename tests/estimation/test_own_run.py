@@ -155,6 +155,9 @@ def test_the_environment_sets_the_pool_up(models: Path, bare: pytest.MonkeyPatch
     bare.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # The workspaces are the only large blocks: 32 MiB each for itself, or four pages of 20 MiB for both.
     assert reserved() - before == 16 * 2**20
+    bare.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:False")
+    assert reserved() - before == 16 * 2**20, "torch asks for CUDA's own variable first"
+    bare.delenv("PYTORCH_ALLOC_CONF")
     bare.delenv("PYTORCH_CUDA_ALLOC_CONF")
     bare.setenv("TORCH_CUBLASLT_UNIFIED_WORKSPACE", "0")
     bare.setenv("CUBLASLT_WORKSPACE_SIZE", "16384")  # 16 MiB, for itself
