@@ -10,11 +10,12 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 
 from peprof.reports import versions
+from peprof.reports.narrow import GAP, that_fit, too_narrow_words
 from peprof.reports.terminal import INDENT, is_plain, said, say
 from peprof.reports.versions import HEADS, Shown
 from peprof.results.versions import Mark, MethodChange
 
-_GAP = "  "
+_GAP = " " * GAP
 _LEFT = ("method", "metric", "mark")  # numbers stand to the right
 _DROPPED_FIRST = ("interval", "difference", "ratio")  # where it is too narrow
 _MARK_STYLES = {
@@ -41,7 +42,7 @@ def print_versions(console: Console, shown: Shown) -> None:
     for text in versions.footnotes(comparison):
         say(console, text, "dim")
     if left_out:
-        say(console, f"Too narrow for: {', '.join(left_out)}. Widen the terminal.", "dim")
+        say(console, too_narrow_words(left_out), "dim")
     for text in versions.failures(comparison):
         say(console, text, "red")
 
@@ -55,7 +56,7 @@ def _print_table(console: Console, shown: Shown) -> list[str]:
     heads = versions.heads(shown.comparison)
     table = [tuple(said(console, cell) for cell in cells) for cells in (heads, *(line for line, _ in lines))]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    places, left_out = _that_fit(widths, console.width - INDENT)
+    places, left_out = that_fit(HEADS, widths, console.width - INDENT, _DROPPED_FIRST)
     rule = "-" if is_plain(console) else "─"
     width = sum(widths[place] for place in places) + len(_GAP) * (len(places) - 1)
     # Laid out here and printed as it is: a table of rich's takes a second for a thousand lines.
@@ -76,17 +77,6 @@ def _of_method(shown: Shown, method: MethodChange) -> list[tuple[tuple[str, ...]
         (versions.cells("" if place else method.pair.name, change), change.mark)
         for place, change in enumerate(shown.changes(method))
     ]
-
-
-def _that_fit(widths: Sequence[int], room: int) -> tuple[list[int], list[str]]:
-    """Places of the columns that fit, and the names of those that don't."""
-    places, left_out = list(range(len(widths))), []
-    for name in _DROPPED_FIRST:
-        if sum(widths[place] for place in places) + len(_GAP) * (len(places) - 1) <= room:
-            break
-        places.remove(HEADS.index(name))
-        left_out.append(name)
-    return places, left_out
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], places: Sequence[int]) -> str:
