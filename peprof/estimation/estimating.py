@@ -23,7 +23,7 @@ from peprof.estimation.kernels import Kind
 from peprof.estimation.scratch import Scratch, with_scratch
 from peprof.estimation.tracing import trace
 from peprof.events import Progress
-from peprof.results.estimates import Estimate, StepEvents
+from peprof.results.estimates import DeviceMemory, Estimate, StepEvents
 from peprof.suite.planning import RunSpec
 from peprof.training.batches import Batch
 from peprof.training.quiet import errors_alone
@@ -130,6 +130,7 @@ def estimate_run(
     Raises:
         SuiteError: the model isn't known here or can't do the task.
     """
+    device = _device_of(gpu) if gpu is not None else None
     with quiet_libraries():
         try:
             built = build_on_meta(spec, known, kind, source=source)
@@ -138,7 +139,8 @@ def estimate_run(
         except SuiteError:
             raise
         except UNTELLABLE as error:
-            return Estimate(spec=spec, kind=kind, profile=None, problem=problem_of(error))
+            problem = problem_of(error)
+            return Estimate(spec=spec, kind=kind, profile=None, problem=problem, device=device)
         log = found.events()
         reserved: int | None = None
         untold: tuple[str, ...] = ()
@@ -154,7 +156,17 @@ def estimate_run(
             architecture=built.architecture,
             assumptions=(*built.assumptions, *([GUESSED] if found.guessed else []), *untold),
             events=log if events else None,
+            device=device,
         )
+
+
+def _device_of(gpu: GpuMemory) -> DeviceMemory:
+    return DeviceMemory(
+        name=gpu.gpu.name,
+        total_bytes=gpu.total.nbytes,
+        context_bytes=gpu.context.nbytes,
+        workspace_bytes=sum(gpu.workspaces_bytes),
+    )
 
 
 def reserved_bytes(

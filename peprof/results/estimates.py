@@ -52,6 +52,23 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceMemory:
+    """The memory of the GPU that a step was estimated for.
+
+    Args:
+        name: what people call it.
+        total_bytes: what torch says it has; drivers differ, so that it is an assumption.
+        context_bytes: what the driver, the context and loaded kernels are assumed to take of it.
+        workspace_bytes: what libraries hold of the pool all the time.
+    """
+
+    name: str
+    total_bytes: int
+    context_bytes: int
+    workspace_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """The memory of a run's training step, or why it can't be told.
 
@@ -67,6 +84,7 @@ class Estimate:
         device_bytes: with what the device's context is assumed to take; ``None`` as before.
         events: of the step; ``None`` where nobody asked for them, or with a problem.
         published: of the method, where the suite says anything.
+        device: the GPU that it is about; ``None`` for no known one.
     """
 
     spec: RunSpec
@@ -80,6 +98,7 @@ class Estimate:
     device_bytes: int | None = None
     events: StepEvents | None = field(default=None, compare=False)
     published: Published | None = None
+    device: DeviceMemory | None = None
 
     @property
     def label(self) -> str:
@@ -100,6 +119,13 @@ class Estimate:
     def need_bytes(self) -> int | None:
         """What must fit: what a simulated pool holds, else the tensors alone; ``None`` with a problem."""
         return self.reserved_bytes if self.reserved_bytes is not None else self.peak_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether its device has room for it; ``None`` where that isn't known."""
+        if self.device is None or self.device_bytes is None:
+            return None
+        return self.device_bytes <= self.device.total_bytes
 
 
 _DECIDE_MEMORY = (
