@@ -7,38 +7,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 
+from peprof.reports import estimate_notes as notes
 from peprof.reports.csv_rows import rows_as_csv
 from peprof.reports.formats import MISSING, human_bytes, human_count, human_percent, signed
 from peprof.reports.markdown_rows import markdown_table
-from peprof.reports.terminal import INDENT, rule_of, said, say
+from peprof.reports.narrow import print_that_fits, too_narrow_words
+from peprof.reports.spec_columns import method_words, spec_columns
+from peprof.reports.terminal import say
 from peprof.results.estimates import GROUPS, Estimate, grouped_bytes, is_full
 from peprof.suite.planning import RunSpec
 
-EXACT_NOTE = (
-    "Exact: the bytes of all tensors, as the ledger counts them in a step without data on {kind} operators. "
-    "Not in it: what an allocator rounds up and keeps, libraries' workspaces, the device's context."
-)
-FORMULA_NOTE = (
-    "Except what bitsandbytes allocates for weights and optimizer states of 4 and 8 bits: by formula, from "
-    "its source."
-)
-DEVICE_NOTE = (
-    "Reserved: simulated, what the caching allocator would hold, libraries' workspaces included. Device: "
-    "with a context as seen elsewhere, an assumption."
-)
-PUBLISHED_NOTE = (
-    "Published: of full fine-tuning's memory in {sources}, under conditions of its own. Points: by how many "
-    "percent of full fine-tuning's memory it is more here."
-)
-SET_OTHERWISE_NOTE = "What was published is of the suite as it is: here {keys} was set."
 HEADS = ("method", "peak", "in", *GROUPS, "other", "of full")
+_WORDS = ("method", "in", "fits")  # numbers stand to the right
+_DROPPED_FIRST = (
+    "in", "other", "temporaries", "gradients", "optimizer", "parameters", "points", "published",
+    "activations", "of full", "reserved", "device",
+)  # fmt: skip
+"""Where it is too narrow: what is left says what there must be room for, and whether there is."""
 
 
 def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
     """Prints a table for each model, task and shape, with a row a method.
+
+    Where the console is narrow, columns are left out and named below.
 
     Args:
         console: where to.
@@ -48,44 +40,41 @@ def print_estimates(console: Console, estimates: Sequence[Estimate]) -> None:
         if number:
             console.print()
         say(console, heading(group[0].spec, group), "bold")
-        say(console, circumstances(group[0].spec), "dim")
-        table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
-        table.add_column("method", overflow="fold")
-        for name in _heads(group)[1:]:
-            table.add_column(name, justify="left" if name == "in" else "right", no_wrap=True)
-        for row in _cells(group):
-            table.add_row(*(said(console, cell) for cell in row))
+        say(console, _circumstances(group), "dim")
         console.print()
-        console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
+        left_out = print_that_fits(
+            console,
+            _heads(group),
+            _cells(group),
+            numbers=_numbers(group),
+            folded=("method",),
+            dropped_first=_DROPPED_FIRST,
+        )
         console.print()
-        for found in group:
-            if found.problem is not None:
-                say(console, f"{found.label}: {found.problem}", "red")
-        for text in dict.fromkeys(_assumptions(group)):
-            say(console, text, "yellow")
-        for text in _published_notes(group):
-            say(console, text, "dim")
-    console.print()
-    say(console, _standing(estimates), "dim")
-    if any(found.device_bytes is not None for found in estimates):
-        say(console, DEVICE_NOTE, "dim")
-
-
-def _standing(estimates: Sequence[Estimate]) -> str:
-    """What the figures are, in words."""
-    return " ".join([EXACT_NOTE.format(kind=_kind_words(estimates[0].kind)), *standing_notes(estimates)])
-
-
-def standing_notes(estimates: Sequence[Estimate]) -> list[str]:
-    """What of the figures isn't exact, in words; nothing where all are."""
-    by_formula = any(found.profile is not None and not found.exact for found in estimates)
-    return [FORMULA_NOTE] if by_formula else []
+        if left_out:
+            say(console, too_narrow_words(left_out, ", or use --format csv"), "dim")
+        for texts, style in (
+            (notes.problems(group), "red"),
+            (notes.warnings(group), "yellow"),
+            (notes.published_notes(group), "dim"),
+        ):
+            for text in texts:
+                say(console, text, style)
+    closing = notes.closing_notes(estimates)
+    if closing:
+        console.print()
+    for text in closing:
+        say(console, text, "dim")
 
 
 def _heads(group: Sequence[Estimate]) -> tuple[str, ...]:
-    published = ("published", "points") if _published_notes(group) else ()
+    published = ("published", "points") if notes.published_notes(group) else ()
     known = any(found.device_bytes is not None for found in group)
-    return (*HEADS, *published, *(("reserved", "device") if known else ()))
+    return (*HEADS, *published, *(("reserved", "device", "fits") if known else ()))
+
+
+def _numbers(group: Sequence[Estimate]) -> list[str]:
+    return [name for name in _heads(group) if name not in _WORDS]
 
 
 def heading(spec: RunSpec, group: Sequence[Estimate] = ()) -> str:
@@ -118,11 +107,17 @@ def circumstances(spec: RunSpec, *, batch: bool = True) -> str:
     return " · ".join(parts)
 
 
+def _circumstances(group: Sequence[Estimate]) -> str:
+    device = notes.device_of(group)
+    words = circumstances(group[0].spec)
+    return words if device is None else f"{words} · {notes.device_words(device)}"
+
+
 def _groups(estimates: Sequence[Estimate]) -> list[list[Estimate]]:
     """Those that stand in one table: all but the method is the same."""
     groups: dict[str, list[Estimate]] = {}
     for found in estimates:
-        key = f"{found.spec.model.model_dump_json()} {circumstances(found.spec)}"
+        key = f"{found.spec.model.model_dump_json()} {_circumstances([found])}"
         groups.setdefault(key, []).append(found)
     return list(groups.values())
 
@@ -144,11 +139,11 @@ def full_bytes(group: Sequence[Estimate]) -> int | None:
 
 def _row(found: Estimate, full: int | None) -> tuple[str, ...]:
     if found.profile is None:
-        return (found.label, *[MISSING] * (len(HEADS) - 1))
+        return (method_words(found.spec), *[MISSING] * (len(HEADS) - 1))
     peak = found.profile.peak
     groups = grouped_bytes(peak.categories)
     return (
-        found.label,
+        method_words(found.spec),
         human_bytes(peak.total_bytes),
         peak.phase,
         *(human_bytes(groups[name]) for name in (*GROUPS, "other")),
@@ -158,7 +153,8 @@ def _row(found: Estimate, full: int | None) -> tuple[str, ...]:
 
 def _device_cells(found: Estimate) -> tuple[str, ...]:
     sizes = (found.reserved_bytes, found.device_bytes)
-    return tuple(MISSING if size is None else human_bytes(size) for size in sizes)
+    fits = MISSING if found.fits is None else "yes" if found.fits else "no"
+    return (*(MISSING if size is None else human_bytes(size) for size in sizes), fits)
 
 
 def _published_cells(found: Estimate, full: int | None) -> tuple[str, ...]:
@@ -183,45 +179,15 @@ def points_above_published(found: Estimate, full: int | None) -> float | None:
     return None if share is None or published is None else 100 * (share - published)
 
 
-def _published_notes(group: Sequence[Estimate]) -> list[str]:
-    """Where the published shares stand; nothing where there are none."""
-    known = [found.published for found in group if found.published is not None]
-    sources = dict.fromkeys(item.said.source for item in known if item.share_of_full is not None)
-    if not sources:
-        return []
-    keys = dict.fromkeys(key for item in known for key in item.set_otherwise)
-    otherwise = [SET_OTHERWISE_NOTE.format(keys=", ".join(keys))] if keys else []
-    return [PUBLISHED_NOTE.format(sources=" and ".join(sources)), *otherwise]
-
-
-def _assumptions(group: Sequence[Estimate]) -> list[str]:
-    texts: dict[str, list[str]] = {}
-    for found in group:
-        for text in found.assumptions:
-            texts.setdefault(text, []).append(found.label)
-    everywhere = sum(found.profile is not None for found in group)
-    return [
-        f"Assumed: {text}." if len(labels) == everywhere else f"Assumed for {', '.join(labels)}: {text}."
-        for text, labels in texts.items()
-    ]
-
-
-def _kind_words(kind: str) -> str:
-    return "a GPU's" if kind == "cuda" else "the CPU's"
-
-
 def estimates_as_markdown(estimates: Sequence[Estimate]) -> str:
     """The same tables in Markdown."""
     parts: list[str] = []
     for group in _groups(estimates):
-        parts += [f"**{heading(group[0].spec, group)}**", "", circumstances(group[0].spec), ""]
-        heads = _heads(group)
-        numbers = [name for name in heads if name not in ("method", "in")]
-        parts += [markdown_table(heads, _cells(group), numbers=numbers), ""]
-        parts += [f"{found.label}: {found.problem}\n" for found in group if found.problem is not None]
-        parts += [f"{text}\n" for text in (*_assumptions(group), *_published_notes(group))]
-    parts.append(_standing(estimates))
-    return "\n".join(parts)
+        parts += [f"**{heading(group[0].spec, group)}**", "", _circumstances(group), ""]
+        parts += [markdown_table(_heads(group), _cells(group), numbers=_numbers(group)), ""]
+        texts = (*notes.problems(group), *notes.warnings(group), *notes.published_notes(group))
+        parts += [f"{text}\n" for text in texts]
+    return "\n".join([*parts, "\n\n".join(notes.closing_notes(estimates))])
 
 
 def plain_rows(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
@@ -231,17 +197,13 @@ def plain_rows(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
 
 
 def _plain_row(found: Estimate, full: int | None) -> dict[str, Any]:
-    spec, profile, published = found.spec, found.profile, found.published
+    spec, profile, published, device = found.spec, found.profile, found.published, found.device
     row: dict[str, Any] = {
-        "method": found.label,
-        "model": spec.model.name,
+        **spec_columns(spec),
         "batch_size": spec.train.batch_size,
         "max_length": spec.data.max_length,
-        "dtype": spec.model.dtype,
-        "quantization": spec.model.quantization,
-        "task": spec.data.task,
         "operators": found.kind,
-        "label": "exact" if found.exact else "by formula",
+        "certainty": "exact" if found.exact else "by formula",
         "peak_bytes": found.peak_bytes,
         "peak_phase": profile.peak.phase if profile else None,
     }
@@ -253,6 +215,11 @@ def _plain_row(found: Estimate, full: int | None) -> dict[str, Any]:
         "points_above_published": points_above_published(found, full),
         "reserved_bytes_simulated": found.reserved_bytes,
         "device_bytes_assumed": found.device_bytes,
+        "fits": found.fits,
+        "device_name": device.name if device else None,
+        "device_total_bytes_assumed": device.total_bytes if device else None,
+        "context_bytes_assumed": device.context_bytes if device else None,
+        "workspace_bytes": device.workspace_bytes if device else None,
         "saved_bytes": profile.activations.total_bytes if profile else None,
         "trainable_parameters": found.counts.trainable_backbone + found.counts.trainable_head
         if found.counts

@@ -7,22 +7,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 
 from peprof.reports.csv_rows import rows_as_csv
-from peprof.reports.estimates import circumstances, heading, standing_notes
+from peprof.reports.estimate_notes import device_of, device_words, formula_notes
+from peprof.reports.estimates import circumstances, heading
 from peprof.reports.formats import MISSING, human_bytes
 from peprof.reports.markdown_rows import markdown_table
-from peprof.reports.terminal import INDENT, rule_of, said, say
-from peprof.results.estimates import Estimate, Fit
+from peprof.reports.narrow import print_that_fits, too_narrow_words
+from peprof.reports.spec_columns import fixed_columns, method_words, spec_columns
+from peprof.reports.terminal import say
+from peprof.results.estimates import DeviceMemory, Estimate, Fit
 from peprof.results.measured_fits import MeasuredFit
 
 Fits = Mapping[str, Fit]
 """What was found for one method: by dimension, ``batch`` and ``length``."""
 
-HEADS = ("method", "largest batch", "needs", "longest length", "needs", "bound by", "would help")
-_NUMBERS = ("largest batch", "needs", "longest length")
+HEADS = (
+    "method", "largest batch", "batch needs", "longest length", "length needs", "bound by", "would help",
+)  # fmt: skip
+_FOLDED = ("method", "bound by", "would help")
+_NUMBERS = tuple(name for name in HEADS if name not in _FOLDED)
+_DROPPED_FIRST = ("length needs", "batch needs", "would help", "bound by")  # where it is too narrow
 FIT_NOTE = (
     "Verified: a step of each size fits into {memory} and one more doesn't, by the bytes of its tensors. "
     "An allocator and the device's context need more on top: leave room for them."
@@ -40,22 +45,26 @@ def print_fits(console: Console, found: Sequence[Fits]) -> None:
         console: where to.
         found: at least one.
     """
-    memory = human_bytes(any_of(found[0]).memory_bytes)
     for group in _groups(found):
         first = any_of(group[0]).estimate
         say(console, heading(first.spec, [any_of(fits).estimate for fits in group]), "bold")
-        say(console, f"{memory} · {asked_words(group[0])}", "dim")
-        table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
-        for name in HEADS:
-            table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
-        for fits in group:
-            table.add_row(*(said(console, cell) for cell in row_of(fits, group)))
+        say(console, _circumstances(group), "dim")
         console.print()
-        console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
+        left_out = print_that_fits(
+            console,
+            HEADS,
+            [row_of(fits, group) for fits in group],
+            numbers=_NUMBERS,
+            folded=_FOLDED,
+            dropped_first=_DROPPED_FIRST,
+        )
         console.print()
+        if left_out:
+            say(console, too_narrow_words(left_out, ", or use --format csv"), "dim")
         for problem in _problems(group):
             say(console, problem, "red")
-    say(console, _note(found).format(memory=memory), "dim")
+    for note in _notes(found):
+        say(console, note, "dim")
 
 
 def _groups(found: Sequence[Fits]) -> list[list[Fits]]:
@@ -67,17 +76,20 @@ def _groups(found: Sequence[Fits]) -> list[list[Fits]]:
     return list(groups.values())
 
 
-def _note(found: Sequence[Fits]) -> str:
-    """By what it was judged."""
-    estimates = [any_of(fits).estimate for fits in found]
-    note = FIT_NOTE if all(one.reserved_bytes is None for one in estimates) else POOL_NOTE
-    return " ".join([note, *standing_notes(estimates)])
+def _notes(found: Sequence[Fits]) -> list[str]:
+    """By what it was judged; nothing where nothing could be told."""
+    told = [fit.estimate for fits in found for fit in fits.values() if fit.estimate.profile is not None]
+    if not told:
+        return []
+    note = FIT_NOTE if all(one.reserved_bytes is None for one in told) else POOL_NOTE
+    memory = human_bytes(any_of(found[0]).memory_bytes)
+    return [" ".join([note.format(memory=memory), *formula_notes(told)])]
 
 
 def _problems(group: Sequence[Fits]) -> list[str]:
     """Why what was looked for can't be told; once where it is the same for both dimensions."""
     fits = [fit for found in group for fit in found.values() if fit.estimate.problem is not None]
-    return list(dict.fromkeys(f"{fit.estimate.label}: {fit.estimate.problem}" for fit in fits))
+    return list(dict.fromkeys(f"{method_words(fit.estimate.spec)}: {fit.estimate.problem}" for fit in fits))
 
 
 def any_of(fits: Fits) -> Fit:
@@ -97,9 +109,20 @@ def asked_words(fits: Fits) -> str:
     return " · ".join([*words, *circumstances(spec).split(" · ")[2:]])
 
 
+def _circumstances(group: Sequence[Fits]) -> str:
+    """What all rows of a table have in common, in one line."""
+    words = [human_bytes(any_of(group[0]).memory_bytes), asked_words(group[0])]
+    device = _device(group)
+    return " · ".join([*words, device_words(device)] if device is not None else words)
+
+
+def _device(found: Sequence[Fits]) -> DeviceMemory | None:
+    return device_of(fit.estimate for fits in found for fit in fits.values())
+
+
 def row_of(fits: Fits, group: Sequence[Fits]) -> tuple[str, ...]:
     """A method's cells."""
-    cells = [any_of(fits).estimate.label]
+    cells = [method_words(any_of(fits).estimate.spec)]
     for dimension in ("batch", "length"):
         fit = fits.get(dimension)
         if fit is None or fit.estimate.problem is not None:
@@ -109,15 +132,27 @@ def row_of(fits: Fits, group: Sequence[Fits]) -> tuple[str, ...]:
                 str(fit.largest) if fit.largest is not None else "none",
                 human_bytes(fit.need_bytes or 0),
             ]
-    bound = any_of(fits).bound_by
-    return (*cells, bound or limit_words(any_of(fits)), remedy(fits, group) or MISSING)
+    bound = [fit.bound_by or limit_words(fit) for fit in fits.values()]
+    helps = [remedy(*alone(fit, group)) for fit in fits.values()]
+    return (*cells, _joined(bound), _joined(helps))
 
 
-def limit_words(fit: Fit | MeasuredFit) -> str:
-    """What it ends with where that isn't memory."""
+def _joined(words: Sequence[str | None]) -> str:
+    """What isn't the same twice, of both dimensions."""
+    return "; ".join(dict.fromkeys(word for word in words if word)) or MISSING
+
+
+def alone(fit: Fit, group: Sequence[Fits]) -> tuple[Fits, list[Fits]]:
+    """An answer, and its table, as if nothing but its dimension had been looked for."""
+    name = fit.dimension
+    return {name: fit}, [{name: fits[name]} for fits in group if name in fits]
+
+
+def limit_words(fit: Fit | MeasuredFit) -> str | None:
+    """What it ends with where that isn't memory; ``None`` where it is, or where nothing is known."""
     if fit.at_models_end:
         return "the model's positions"
-    return f"nothing up to {fit.cap}" if fit.at_cap else MISSING
+    return f"nothing up to {fit.cap}" if fit.at_cap else None
 
 
 def remedy(fits: Fits, group: Sequence[Fits]) -> str | None:
@@ -134,8 +169,8 @@ def remedy(fits: Fits, group: Sequence[Fits]) -> str | None:
     return None
 
 
-def _label(estimate: Estimate) -> str:
-    """What the figures are."""
+def _certainty(estimate: Estimate) -> str:
+    """How well the figures are known."""
     if estimate.reserved_bytes is not None:
         return "simulated"
     return "exact" if estimate.exact else "by formula"
@@ -143,21 +178,24 @@ def _label(estimate: Estimate) -> str:
 
 def plain_rows(found: Sequence[Fits]) -> list[dict[str, Any]]:
     """An answer a row, with units in the names."""
+    device = _device(found)
+    group_of = {id(fits): group for group in _groups(found) for fits in group}
     return [
         {
-            "method": fit.estimate.label,
-            "model": fit.estimate.spec.model.name,
-            "quantization": fit.estimate.spec.model.quantization,
+            **spec_columns(fit.estimate.spec),
+            "operators": fit.estimate.kind,
+            "device_name": device.name if device is not None else None,
+            **fixed_columns(fit.estimate.spec, fit.dimension),
             "dimension": fit.dimension,
             "memory_bytes": fit.memory_bytes,
             "largest": fit.largest,
             "need_bytes": fit.need_bytes,
             "beyond_bytes": fit.beyond.need_bytes if fit.beyond is not None else None,
-            "label": _label(fit.estimate),
+            "certainty": _certainty(fit.estimate),
             "limited_by_the_model": fit.at_models_end,
             "bound_by": fit.bound_by,
             "remedies": dict(fit.remedies),
-            "remedy": remedy(fits, found),
+            "remedy": remedy(*alone(fit, group_of[id(fits)])),
             "problem": fit.estimate.problem,
         }
         for fits in found
@@ -179,10 +217,10 @@ def fits_as_csv(found: Sequence[Fits]) -> str:
 
 def fits_as_markdown(found: Sequence[Fits]) -> str:
     """The same tables in Markdown."""
-    memory, parts = human_bytes(any_of(found[0]).memory_bytes), list[str]()
+    parts: list[str] = []
     for group in _groups(found):
         estimates = [any_of(fits).estimate for fits in group]
         rows = [row_of(fits, group) for fits in group]
-        parts += [f"**{heading(estimates[0].spec, estimates)}**", f"{memory} · {asked_words(group[0])}"]
+        parts += [f"**{heading(estimates[0].spec, estimates)}**", _circumstances(group)]
         parts += [markdown_table(HEADS, rows, numbers=_NUMBERS), *_problems(group)]
-    return "\n\n".join([*parts, _note(found).format(memory=memory)])
+    return "\n\n".join([*parts, *_notes(found)])

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 
 from peprof.reports.csv_rows import rows_as_csv
 from peprof.reports.estimates import circumstances, heading
 from peprof.reports.fits import limit_words
 from peprof.reports.formats import MISSING, human_bytes, human_seconds, signed
 from peprof.reports.markdown_rows import markdown_table
-from peprof.reports.terminal import INDENT, rule_of, said, say
+from peprof.reports.narrow import print_that_fits, too_narrow_words
+from peprof.reports.spec_columns import fixed_columns, method_words, spec_columns
+from peprof.reports.terminal import say
 from peprof.results.estimates import Estimate
 from peprof.results.measured_fits import Ended, MeasuredFit, Trial
 
@@ -33,6 +33,9 @@ HEADS = (
     "tried",
 )
 _NUMBERS = ("largest", "estimated", "peak", "reserved", "estimate there", "tried")
+_FOLDED = ("method", "one more", "bound by")
+_DROPPED_FIRST = ("tried", "reserved", "one more", "peak", "estimate there", "bound by", "estimated")
+"""Where it is too narrow."""
 ENDED_WORDS: dict[Ended, str] = {
     "fits": "fits",
     "over": "needs more",
@@ -82,15 +85,19 @@ def print_measured_fits(console: Console, found: Sequence[MeasuredFit]) -> None:
     for group in _groups(found):
         say(console, heading(group[0].spec, _estimates(group)), "bold")
         say(console, f"{human_bytes(group[0].memory_bytes)} · {_asked_words(group[0])}", "dim")
-        table = Table(box=rule_of(console), pad_edge=False, show_edge=False, header_style="bold")
         heads = heads_of(group)
-        for name in heads:
-            table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
-        for fit in group:
-            table.add_row(*(said(console, cell) for cell in row_of(fit, heads)))
         console.print()
-        console.print(Padding(table, (0, 0, 0, INDENT), expand=False))
+        left_out = print_that_fits(
+            console,
+            heads,
+            [row_of(fit, heads) for fit in group],
+            numbers=_NUMBERS,
+            folded=_FOLDED,
+            dropped_first=_DROPPED_FIRST,
+        )
         console.print()
+        if left_out:
+            say(console, too_narrow_words(left_out, ", or use --format csv"), "dim")
     for words in remarks(found):
         say(console, words, "yellow")
     say(console, _note(found), "dim")
@@ -126,7 +133,7 @@ def row_of(fit: MeasuredFit, heads: Sequence[str]) -> tuple[str, ...]:
     """A row's cells, by the heads of their columns."""
     border, error = fit.border, fit.estimate_error
     cells = {
-        "method": fit.spec.method.label,
+        "method": method_words(fit.spec),
         "looked for": fit.dimension,
         "largest": _largest_words(fit),
         "estimated": _estimated_words(fit),
@@ -134,7 +141,7 @@ def row_of(fit: MeasuredFit, heads: Sequence[str]) -> tuple[str, ...]:
         "reserved": _bytes_words(border.reserved_bytes if border is not None else None),
         "estimate there": _share_words(error),
         "one more": _beyond_words(fit),
-        "bound by": fit.bound_by or limit_words(fit),
+        "bound by": fit.bound_by or limit_words(fit) or MISSING,
         "tried": str(len(fit.trials)),
     }
     return tuple(cells[name] for name in heads)
@@ -223,10 +230,8 @@ def plain_rows(found: Sequence[MeasuredFit]) -> list[dict[str, Any]]:
         estimated = fit.estimated
         rows.append(
             {
-                "method": fit.spec.method.label,
-                "model": fit.spec.model.name,
-                "dtype": fit.spec.model.dtype,
-                "quantization": fit.spec.model.quantization,
+                **spec_columns(fit.spec),
+                **fixed_columns(fit.spec, fit.dimension),
                 "dimension": fit.dimension,
                 "device": fit.device,
                 "device_name": fit.device_name,
@@ -244,7 +249,7 @@ def plain_rows(found: Sequence[MeasuredFit]) -> list[dict[str, Any]]:
                 "beyond": beyond.size if beyond is not None else None,
                 "beyond_ended": beyond.ended if beyond is not None else None,
                 "beyond_bytes": beyond.peak_bytes if beyond is not None else None,
-                "label": "measured",
+                "certainty": "measured",
                 "limited_by_the_model": fit.at_models_end,
                 "bound_by": fit.bound_by,
                 "tried": len(fit.trials),

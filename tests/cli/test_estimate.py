@@ -76,7 +76,7 @@ def test_tables_for_people_and_machines(models: Path) -> None:
     table = call(estimate, *shape).stdout
     assert "batch 2 · length 8 · float32 · classification" in table and "Exact: the bytes" in table
     rows = list(csv.DictReader(io.StringIO(call(estimate, *shape, "--format", "csv").stdout)))
-    assert [row["method"] for row in rows] == ["lora"] and rows[0]["label"] == "exact"
+    assert [row["method"] for row in rows] == ["lora"] and rows[0]["certainty"] == "exact"
     assert "| lora |" in call(estimate, *shape, "--format", "markdown").stdout
     shown = call(estimate, *shape, "--breakdown", "lora").stdout
     assert "At the peak, by category" in shown and "At the peak, by module" in shown
@@ -158,17 +158,17 @@ def test_quantised_weights_are_named_and_said_to_be_by_formula(models: Path) -> 
     asked = ("--model", models / "bert", "--batch", 2, "--length", 8, "--quantization", "nf4")
     asked = (*asked, "--method", "lora", "--method", "full")
     lora, full = json.loads(call(estimate, *asked, "--format", "json").stdout)
-    assert (lora["quantization"], lora["label"], full["peak_bytes"]) == ("nf4", "by formula", None)
+    assert (lora["quantization"], lora["certainty"], full["peak_bytes"]) == ("nf4", "by formula", None)
     assert "query.weight is held in 4 bits" in full["problem"]
     plain = rows_of(models, "--method", "lora")[0]
-    assert plain["quantization"] is None and plain["label"] == "exact"
+    assert plain["quantization"] is None and plain["certainty"] == "exact"
     assert lora["parameters_bytes"] < plain["parameters_bytes"]
     table = call(estimate, *asked).stdout
     assert "weights in nf4" in table and "by formula, from its source" in " ".join(table.split())
     fitted = json.loads(
         call(fit, *asked, "--memory", "1GiB", "--largest", "length", "--format", "json").stdout
     )
-    assert (fitted[0]["quantization"], fitted[0]["label"]) == ("nf4", "by formula")
+    assert (fitted[0]["quantization"], fitted[0]["certainty"]) == ("nf4", "by formula")
     table = call(fit, *asked, "--memory", "1GiB", "--largest", "length").stdout
     assert "by formula, from its source" in " ".join(table.split())
     assert "--quantization" in str(refused(estimate, "quickstart", "--quantization", "nf4"))

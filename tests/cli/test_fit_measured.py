@@ -67,7 +67,7 @@ def test_a_model_that_is_named_is_tried_with_generated_sentences(models: Path) -
     shape = ("--model", models / "llama-lm", "--method", "lora", "--length", 12)
     [batch, length] = borders(*shape, *CPU, "--memory", "1MB")
     for row in (batch, length):
-        assert row["label"] == "measured" and row["verified"] and row["device"] == "cpu"
+        assert row["certainty"] == "measured" and row["verified"] and row["device"] == "cpu"
         assert row["peak_bytes"] <= 1_000_000 and row["tried"] == len(row["tries"])
         assert row["beyond"] == row["largest"] + 1 and row["beyond_bytes"] > 1_000_000
         assert abs(row["largest"] - row["estimated_largest"]) <= 0.3 * row["largest"]
@@ -184,7 +184,7 @@ def test_estimates_stay_estimates(
     monkeypatch.setattr(local.LocalExecutor, "start", lambda *_, **__: pytest.fail("a process was started"))
     shape = ("--model", models / "bert", "--method", "lora", "--length", 8, "--largest", "batch")
     [row] = borders(*shape, *device, "--memory", "1MB")
-    assert row["label"] == "exact" and row["largest"] > 0
+    assert row["certainty"] == "exact" and row["largest"] > 0
 
 
 def test_memory_of_a_gpu_is_what_is_free_unless_less_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

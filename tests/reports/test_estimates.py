@@ -20,6 +20,7 @@ from peprof.reports.estimates import (
 from peprof.reports.fits import fits_as_markdown
 from peprof.results.estimates import (
     GROUPS,
+    DeviceMemory,
     Estimate,
     Fit,
     Published,
@@ -68,26 +69,137 @@ TABLE = """\
  bert-base: 109M parameters, BertForSequenceClassification
  batch 32 · length 128 · float32 · classification · adamw · sdpa attention
 
- method       peak   in         parameters   gradients   optimizer   activations   temporaries      other   of full
- ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
- full     80.0 MiB   backward     22.0 MiB    2.00 MiB         0 B      50.0 MiB           0 B   6.00 MiB   100.0 %
- lst             –   –                   –           –           –             –             –          –         –
+ method      peak  in        parameters  gradients  optimizer  activations  temporaries     other  of full
+ ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+ full    80.0 MiB  backward    22.0 MiB   2.00 MiB        0 B     50.0 MiB          0 B  6.00 MiB  100.0 %
+ lst            –  –                  –          –          –            –            –         –        –
 
  lst: it is too narrow
  Assumed: 2 classes.
+
+ Exact: the bytes of all tensors, as the ledger counts them in a step without data on a GPU's operators. Not in it: what
+ an allocator rounds up and keeps, libraries' workspaces, the device's context.
 """  # noqa: E501
 
 
+def printed(found: Sequence[Estimate], width: int) -> str:
+    """What a console of that width shows, without blanks at lines' ends."""
+    console = Console(file=io.StringIO(), width=width)
+    print_estimates(console, found)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in said.splitlines()) + "\n"
+
+
 def test_a_table_for_a_terminal() -> None:
-    console = Console(file=io.StringIO(), width=130)
     found = [
         estimate("full", assumptions=("2 classes",)),
         estimate("lst", profile=None, counts=None, architecture=None, problem="it is too narrow"),
     ]
-    print_estimates(console, found)
-    said = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
-    assert said.startswith(TABLE)
-    assert "Exact: the bytes of all tensors" in said and "a GPU's operators" in said
+    assert printed(found, 120) == TABLE
+
+
+T4 = DeviceMemory(
+    name="T4", total_bytes=14 * 1024 * MIB, context_bytes=512 * MIB, workspace_bytes=8 * MIB + 128 * 1024
+)
+
+
+def checkpointed(found: Estimate) -> Estimate:
+    """The same method, with gradient checkpointing, under the same label."""
+    method = found.spec.method.model_copy(update={"gradient_checkpointing": True})
+    return replace(found, spec=found.spec.model_copy(update={"method": method}))
+
+
+def on_a_gpu() -> list[Estimate]:
+    """Of four: one is a byte too large, one just fits, and one can't be told."""
+    room = T4.total_bytes - T4.context_bytes
+    lora = estimate("lora", device=T4, reserved_bytes=room, device_bytes=T4.total_bytes)
+    return [
+        estimate("full", device=T4, reserved_bytes=room + 1, device_bytes=T4.total_bytes + 1),
+        lora,
+        checkpointed(lora),
+        estimate("lst", device=T4, profile=None, counts=None, problem="it is too narrow"),
+    ]
+
+
+AT_80 = """\
+ bert-base: 109M parameters, BertForSequenceClassification
+ batch 32 · length 128 · float32 · classification · adamw · sdpa attention · T4
+ of 14.0 GiB
+
+ method                   peak  activations  of full  reserved    device  fits
+ ─────────────────────────────────────────────────────────────────────────────
+ full                 80.0 MiB     50.0 MiB  100.0 %  13.5 GiB  14.0 GiB  no
+ lora                 80.0 MiB     50.0 MiB  100.0 %  13.5 GiB  14.0 GiB  yes
+ lora (checkpointed)  80.0 MiB     50.0 MiB  100.0 %  13.5 GiB  14.0 GiB  yes
+ lst                         –            –        –         –         –  –
+
+ Too narrow for: in, other, temporaries, gradients, optimizer, parameters. Widen
+ the terminal, or use --format csv.
+ lst: it is too narrow
+ Too large for T4 of 14.0 GiB: full.
+
+ Exact: the bytes of all tensors, as the ledger counts them in a step without
+ data on a GPU's operators. Not in it: what an allocator rounds up and keeps,
+ libraries' workspaces, the device's context.
+ Reserved: simulated, what the caching allocator would hold, libraries'
+ workspaces included. Device: with a context of 512 MiB as seen elsewhere, an
+ assumption. Fits: into 14.0 GiB, the least that torch was seen to say of such a
+ GPU.
+"""
+
+AT_120 = """\
+ bert-base: 109M parameters, BertForSequenceClassification
+ batch 32 · length 128 · float32 · classification · adamw · sdpa attention · T4 of 14.0 GiB
+
+ method              peak  parameters  gradients  optimizer  activations  temporaries  of full  reserved    device  fits
+ ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+ full            80.0 MiB    22.0 MiB   2.00 MiB        0 B     50.0 MiB          0 B  100.0 %  13.5 GiB  14.0 GiB  no
+ lora            80.0 MiB    22.0 MiB   2.00 MiB        0 B     50.0 MiB          0 B  100.0 %  13.5 GiB  14.0 GiB  yes
+ lora            80.0 MiB    22.0 MiB   2.00 MiB        0 B     50.0 MiB          0 B  100.0 %  13.5 GiB  14.0 GiB  yes
+ (checkpointed)
+ lst                    –           –          –          –            –            –        –         –         –  –
+
+ Too narrow for: in, other. Widen the terminal, or use --format csv.
+ lst: it is too narrow
+ Too large for T4 of 14.0 GiB: full.
+
+ Exact: the bytes of all tensors, as the ledger counts them in a step without data on a GPU's operators. Not in it: what
+ an allocator rounds up and keeps, libraries' workspaces, the device's context.
+ Reserved: simulated, what the caching allocator would hold, libraries' workspaces included. Device: with a context of
+ 512 MiB as seen elsewhere, an assumption. Fits: into 14.0 GiB, the least that torch was seen to say of such a GPU.
+"""  # noqa: E501
+
+
+def test_a_narrow_table_of_a_gpu_leaves_out_what_matters_least_and_never_breaks_a_name() -> None:
+    assert printed(on_a_gpu(), 80) == AT_80
+    assert printed(on_a_gpu(), 120) == AT_120
+    lines = [line.split() for line in printed(on_a_gpu(), 200).splitlines()]
+    heads = ["method", "peak", "in", *GROUPS, "other", "of", "full", "reserved", "device", "fits"]
+    assert heads in lines
+    lines = [line.split() for line in printed(on_a_gpu(), 41).splitlines()]
+    assert ["method", "peak", "device", "fits"] in lines
+
+
+def test_nothing_is_said_of_figures_where_none_could_be_told() -> None:
+    broken = [estimate("lst", device=T4, profile=None, counts=None, problem="it is too narrow")]
+    for text in (printed(broken, 80), estimates_as_markdown(broken)):
+        assert "lst: it is too narrow" in text and "Exact" not in text and "Reserved" not in text
+    fit = Fit(dimension="batch", memory_bytes=100 * MIB, largest=None, estimate=broken[0])
+    text = fits_as_markdown([{"batch": fit}])
+    assert "lst: it is too narrow" in text and "Verified" not in text
+
+
+def test_markdown_says_of_a_gpu_what_a_terminal_says() -> None:
+    lines = estimates_as_markdown(on_a_gpu()).splitlines()
+    shown = " ".join(printed(on_a_gpu(), 80).split())
+    assert lines[2] == (
+        "batch 32 · length 128 · float32 · classification · adamw · sdpa attention · T4 of 14.0 GiB"
+    )
+    assert [line.split(" | ")[-3:] for line in lines if line.startswith("| l")] == [
+        ["13.5 GiB", "14.0 GiB", "yes |"], ["13.5 GiB", "14.0 GiB", "yes |"], ["–", "–", "– |"],
+    ]  # fmt: skip
+    assert "Too large for T4 of 14.0 GiB: full." in lines
+    assert lines[-1].startswith("Reserved: simulated") and lines[-1] in shown
 
 
 def test_markdown_and_csv() -> None:
@@ -95,7 +207,29 @@ def test_markdown_and_csv() -> None:
     assert row in estimates_as_markdown([estimate("full")]).splitlines()
     head, line = estimates_as_csv([estimate("full")]).splitlines()
     cells = dict(zip(head.split(","), line.split(","), strict=True))
-    assert cells["peak_bytes"] == str(80 * MIB) and cells["label"] == "exact"
+    assert cells["peak_bytes"] == str(80 * MIB) and cells["certainty"] == "exact"
+    asked = ("method", "model", "dtype", "quantization", "attention", "task", "optimizer", "autocast",
+             "gradient_accumulation_steps", "gradient_checkpointing", "batch_size", "max_length")  # fmt: skip
+    assert [cells[name] for name in asked] == [
+        "full", "bert-base", "float32", "", "sdpa", "classification", "adamw", "", "1", "False", "32", "128",
+    ]  # fmt: skip
+    assert cells["device_name"] == cells["fits"] == cells["workspace_bytes"] == ""
+
+
+def test_machines_are_told_of_the_gpu_and_whether_it_has_room() -> None:
+    rows = list(csv.DictReader(io.StringIO(estimates_as_csv(on_a_gpu()))))
+    assert [(row["fits"], row["gradient_checkpointing"]) for row in rows] == [
+        ("False", "False"), ("True", "False"), ("True", "True"), ("", "False"),
+    ]  # fmt: skip
+    names = ("device_name", "device_total_bytes_assumed", "context_bytes_assumed", "workspace_bytes")
+    gpu = {name: json.loads(estimates_as_json(on_a_gpu()))[3][name] for name in names}
+    assert list(gpu.values()) == ["T4", 14 * 2**30, 2**29, 8519680]
+
+
+def test_a_label_that_says_it_is_checkpointed_isnt_marked_once_more() -> None:
+    named = checkpointed(estimate("lora-Checkpointing"))
+    assert "| lora-Checkpointing |" in estimates_as_markdown([named])
+    assert "| lora (checkpointed) |" in estimates_as_markdown([checkpointed(estimate("lora"))])
 
 
 def published(share: float | None, **said: object) -> Published:
@@ -122,10 +256,8 @@ def test_published_shares_stand_beside_ours() -> None:
     ]
     note = "Published: of full fine-tuning's memory in a paper, under conditions of its own."
     assert any(line.startswith(note) for line in lines)
-    console = Console(file=io.StringIO(), width=160)
-    print_estimates(console, with_shares())
-    said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "published   points" in said and note in said
+    said = printed(with_shares(), 160)
+    assert "published  points" in said and note in said
     assert "Published" not in estimates_as_markdown([estimate("full")])
 
 

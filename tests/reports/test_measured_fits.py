@@ -66,31 +66,63 @@ def examples() -> list[MeasuredFit]:
     ]
 
 
-TABLE = """\
+AT_80 = """\
+ bert-base: 109M parameters, BertForSequenceClassification
+ 100 MiB · batches at length 128 · lengths at batch 32 · float32 ·
+ classification · adamw · sdpa attention
+
+         looked                                    estimate
+ method  for         largest  estimated      peak     there  bound by
+ ───────────────────────────────────────────────────────────────────────────────
+ full    batch            36         40  84.0 MiB    −4.8 %  activations
+ lora    batch   at least 40         40  64.0 MiB         –  –
+ head    length           40          –  16.0 MiB         –  the model's
+                                                             positions
+ full    length            –          –         –         –  –
+
+ Too narrow for: tried, reserved, one more. Widen the terminal, or use --format
+ csv.
+ full, batch 37: killed by SIGKILL; counts as not fitting.
+ full, batch 36: the pool had to be emptied to find room: steps would be faster
+ with a smaller one.
+ lora, batch 80: died: exit code 7
+ head, length: no estimate: no luck
+ Measured on NVIDIA Fake 100: two training steps of each size tried, in a
+ process of their own, whose pool of memory was kept to 100 MiB. Context and
+ libraries took up to 500 MiB beside it: leave room for them.
+"""
+
+AT_120 = """\
  bert-base: 109M parameters, BertForSequenceClassification
  100 MiB · batches at length 128 · lengths at batch 32 · float32 · classification · adamw · sdpa attention
 
- method   looked for       largest   estimated       peak   reserved   estimate there   one more   bound by                tried
- ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
- full     batch                 36          40   84.0 MiB   98.0 MiB           −4.8 %   killed     activations                 3
- lora     batch        at least 40          40   64.0 MiB          –                –   –          –                           2
- head     length                40           –   16.0 MiB          –                –   –          the model's positions       1
- full     length                 –           –          –          –                –   –          –                           0
+         looked                                              estimate  one
+ method  for         largest  estimated      peak  reserved     there  more    bound by               tried
+ ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+ full    batch            36         40  84.0 MiB  98.0 MiB    −4.8 %  killed  activations                3
+ lora    batch   at least 40         40  64.0 MiB         –         –  –       –                          2
+ head    length           40          –  16.0 MiB         –         –  –       the model's positions      1
+ full    length            –          –         –         –         –  –       –                          0
 
  full, batch 37: killed by SIGKILL; counts as not fitting.
  full, batch 36: the pool had to be emptied to find room: steps would be faster with a smaller one.
  lora, batch 80: died: exit code 7
  head, length: no estimate: no luck
- Measured on NVIDIA Fake 100: two training steps of each size tried, in a process of their own, whose pool of memory was kept to
- 100 MiB. Context and libraries took up to 500 MiB beside it: leave room for them.
+ Measured on NVIDIA Fake 100: two training steps of each size tried, in a process of their own, whose pool of memory was
+ kept to 100 MiB. Context and libraries took up to 500 MiB beside it: leave room for them.
 """  # noqa: E501
 
 
-def test_a_table_for_a_terminal() -> None:
-    console = Console(file=io.StringIO(), width=130)
-    print_measured_fits(console, examples())
-    said = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert "\n".join(line.rstrip() for line in said) + "\n" == TABLE
+def printed(found: list[MeasuredFit], width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_measured_fits(console, found)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in said.splitlines()) + "\n"
+
+
+def test_a_table_for_terminals() -> None:
+    assert printed(examples(), 80) == AT_80
+    assert printed(examples(), 120) == AT_120
 
 
 def test_markdown_has_the_same_cells_and_remarks() -> None:
@@ -110,7 +142,15 @@ def test_machines_get_every_figure_and_json_every_try() -> None:
         "3",
     )
     assert (full["peak_bytes"], full["reserved_bytes"]) == (str(84 * MIB), str(98 * MIB))
-    assert float(full["estimate_error"]) == 80 / 84 - 1 and full["label"] == "measured"
+    assert float(full["estimate_error"]) == 80 / 84 - 1 and full["certainty"] == "measured"
+    assert (full["optimizer"], full["task"], full["gradient_checkpointing"]) == (
+        "adamw",
+        "classification",
+        "False",
+    )
+    assert [(row["fixed_batch_size"], row["fixed_max_length"]) for row in rows] == [
+        ("", "128"), ("", "128"), ("32", ""), ("32", ""),
+    ]  # fmt: skip
     assert (full["verified"], full["beyond_ended"], full["seconds"]) == ("True", "killed", "4.5")
     assert [row["verified"] for row in rows] == ["True", "False", "True", "False"]
     plain = json.loads(measured_fits_as_json(found))
