@@ -227,6 +227,8 @@ def estimated(loaded: LoadedSuite, device: str, *, padded: bool) -> Sequence[Est
 def drawn(loaded: LoadedSuite, device: str, path: Path, *, padded: bool) -> Sequence[Estimate]:
     """The estimates of a suite; memory by batch size, each point estimated by itself, goes into a picture.
 
+    It is that of tensors; for a GPU's name, what would be used on it.
+
     Raises:
         UsageError: the suite has more than one model or shape, or nothing is known of any method.
         PeprofError: an unknown device, or a model that isn't known here.
@@ -236,8 +238,10 @@ def drawn(loaded: LoadedSuite, device: str, path: Path, *, padded: bool) -> Sequ
     from peprof.estimation.batches import estimate_batches, one_a_method
     from peprof.estimation.targets import find_target
     from peprof.reports.batch_memory import draw_batch_memory
+    from peprof.reports.estimate_notes import device_of, drawn_words
     from peprof.reports.estimates import circumstances, heading
     from peprof.reports.progress import RunProgress
+    from peprof.reports.spec_columns import method_words
 
     target = find_target(device)
     specs = one_a_method(planned(loaded, target.kind))
@@ -252,9 +256,13 @@ def drawn(loaded: LoadedSuite, device: str, path: Path, *, padded: bool) -> Sequ
             gpu=target.gpu,
             done=found,
         )
-    counted = "exact bytes" if all(item.exact for item in found) else "bytes, in part by formula,"
-    subtitle = f"{circumstances(specs[0], batch=False)} · {counted} of tensors, {target.name}"
-    draw_batch_memory(points, path, title=heading(specs[0], found), subtitle=subtitle)
+    draw_batch_memory(
+        {method_words(spec): points[spec.method.label] for spec in specs},
+        path,
+        title=heading(specs[0], found),
+        subtitle=f"{circumstances(specs[0], batch=False)} · {drawn_words(found)}",
+        device=device_of(found),
+    )
     return found
 
 

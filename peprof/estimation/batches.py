@@ -63,7 +63,9 @@ def estimate_batches(
     gpu: GpuMemory | None = None,
     done: Sequence[Estimate] = (),
 ) -> Points:
-    """By method, (batch size, peak bytes) at each of ``batch_sizes``.
+    """By method, (batch size, bytes) at each of ``batch_sizes``.
+
+    The bytes are the peak of tensors; of a known GPU, what would be used on it.
 
     A method's points end behind the first that is above ``ENOUGH_BYTES``, and before the first that can't be
     told: a method has none where its steps can't be told at all.
@@ -74,13 +76,13 @@ def estimate_batches(
         source: the suite's file, for messages.
         say: told how far it is.
         padded: whether batches hold padding.
-        gpu: whose kernels run; ``None`` for none in particular.
+        gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
         done: estimates of the same circumstances; what they tell isn't computed once more.
 
     Raises:
         SuiteError: a model isn't known here or can't do its task, or data that is here is wrong.
     """
-    peaks = {memory_key(found.spec): found.peak_bytes for found in done}
+    drawn = {memory_key(found.spec): _drawn_bytes(found) for found in done}
     found: Points = {spec.method.label: [] for spec in specs}
     counter = _Counter([len(batch_sizes(spec)) for spec in specs], say)
     for number, spec in enumerate(specs):
@@ -89,16 +91,20 @@ def estimate_batches(
             counter.say(number, f"estimating {spec.method.label} at batch {size}")
             run = sized(spec, "batch", size)
             key = memory_key(run)
-            if key not in peaks:
+            if key not in drawn:
                 estimate = estimate_run(run, known, kind, source=source, padded=padded, gpu=gpu)
-                peaks[key] = estimate.peak_bytes
-            peak = peaks[key]
-            if peak is None:
+                drawn[key] = _drawn_bytes(estimate)
+            nbytes = drawn[key]
+            if nbytes is None:
                 break
-            found[spec.method.label].append((size, peak))
-            if peak > ENOUGH_BYTES:
+            found[spec.method.label].append((size, nbytes))
+            if nbytes > ENOUGH_BYTES:
                 break
     return found
+
+
+def _drawn_bytes(found: Estimate) -> int | None:
+    return found.peak_bytes if found.device is None else found.device_bytes
 
 
 class _Counter:

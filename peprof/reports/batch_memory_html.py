@@ -17,13 +17,14 @@ _HEIGHT_PX = 620
 def page(drawn: BatchMemory) -> str:
     """The file's content, plotly's own script with it."""
     figure = go.Figure([_line(line) for line in drawn.lines])
-    for card in drawn.cards_gib:
-        figure.add_hline(y=card, line={"dash": "dot", "color": _QUIET, "width": 1})
+    for limit in drawn.limits:
+        figure.add_hline(y=limit.gib, line={"dash": "dot", "color": _QUIET, "width": 1})
         figure.add_annotation(
-            text=f"{card} GB",
+            text=escape(limit.name),
             font={"color": _QUIET},
             x=1,
-            y=math.log10(card) if drawn.logarithmic_memory else card,  # so plotly places words, but not lines
+            # So plotly places words, but not lines.
+            y=math.log10(limit.gib) if drawn.logarithmic_memory else limit.gib,
             xref="paper",
             xanchor="right",
             yanchor="bottom",
@@ -49,7 +50,7 @@ def page(drawn: BatchMemory) -> str:
     )
     ends = [drawn.floor_gib, drawn.ceiling_gib]
     figure.update_yaxes(
-        title="memory, GiB",
+        title=drawn.axis,
         type="log" if drawn.logarithmic_memory else "linear",
         range=[math.log10(end) for end in ends] if drawn.logarithmic_memory else ends,
         gridcolor=_LINE,

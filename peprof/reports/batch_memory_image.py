@@ -62,14 +62,14 @@ def _draw(axes: Axes, drawn: BatchMemory) -> None:
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_ylim(drawn.floor_gib, drawn.ceiling_gib)
-    _mark_cards(axes, drawn)
+    _mark_limits(axes, drawn)
     sizes = sorted({batch for line in drawn.lines for batch in line.batch_sizes})
     if len(sizes) <= _MOST_TICKS:
         axes.xaxis.set_major_locator(FixedLocator(sizes))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("batch size", color=_QUIET)
-    axes.set_ylabel("memory, GiB", color=_QUIET)
+    axes.set_ylabel(drawn.axis, color=_QUIET)
     axes.grid(color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_QUIET, length=0)
@@ -77,12 +77,12 @@ def _draw(axes: Axes, drawn: BatchMemory) -> None:
         side.set_visible(False)
 
 
-def _mark_cards(axes: Axes, drawn: BatchMemory) -> None:
-    for card in drawn.cards_gib:
-        axes.axhline(card, color=_QUIET, linewidth=0.8, linestyle=":")
+def _mark_limits(axes: Axes, drawn: BatchMemory) -> None:
+    for limit in drawn.limits:
+        axes.axhline(limit.gib, color=_QUIET, linewidth=0.8, linestyle=":")
         axes.annotate(
-            f"{card} GB",
-            (1.0, card),
+            limit.name,
+            (1.0, limit.gib),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",

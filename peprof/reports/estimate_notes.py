@@ -58,6 +58,21 @@ def formula_notes(estimates: Sequence[Estimate]) -> list[str]:
     return [FORMULA_NOTE] if by_formula else []
 
 
+def drawn_words(estimates: Sequence[Estimate]) -> str:
+    """What a picture of them shows: ``exact bytes of tensors, cuda``.
+
+    Args:
+        estimates: at least one.
+    """
+    exact = all(found.exact for found in estimates)
+    device = device_of(estimates)
+    if device is not None:
+        counted = "" if exact else ", tensors in part by formula"
+        return f"used on {device_words(device)}: pool simulated, context assumed{counted}"
+    counted = "exact bytes" if exact else "bytes, in part by formula,"
+    return f"{counted} of tensors, {estimates[0].kind}"
+
+
 def warnings(group: Sequence[Estimate]) -> list[str]:
     """What must not be missed of a table: what doesn't fit, and what was supposed."""
     return [*_too_large(group), *_assumptions(group)]

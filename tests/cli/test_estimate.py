@@ -102,6 +102,35 @@ def test_points_of_the_picture_are_single_estimates(models: Path, monkeypatch: p
     ]  # as named
 
 
+def test_points_for_a_gpu_are_what_is_used_on_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        batch_memory, "draw_batch_memory", lambda points, path, **words: given.update(words, points=points)
+    )
+    monkeypatch.setattr(batches, "LARGEST_BATCH", 2)
+    shape = (
+        "--model",
+        models / "bert",
+        "--method",
+        "lora",
+        "--length",
+        8,
+        "--device",
+        "T4",
+        "--checkpointing",
+    )
+    result = call(estimate, *shape, "--batch", 2, "--plot", "memory.svg", "--format", "json")
+    assert result.exit_code == 0, result.output
+    [asked] = json.loads(result.stdout)
+    [one] = json.loads(call(estimate, *shape, "--batch", 1, "--format", "json").stdout)
+    assert asked["device_name"] == "T4" and asked["fits"] is True
+    assert asked["device_bytes_assumed"] == asked["reserved_bytes_simulated"] + asked["context_bytes_assumed"]
+    points = [(1, one["device_bytes_assumed"]), (2, asked["device_bytes_assumed"])]
+    assert given["points"] == {"lora (checkpointed)": points}
+    assert given["device"].name == "T4"
+    assert given["subtitle"].endswith("used on T4 of 14.6 GiB: pool simulated, context assumed")
+
+
 @pytest.mark.slow
 def test_the_picture_names_model_methods_and_cards(models: Path, tmp_path: Path) -> None:
     path = tmp_path / "memory.svg"
@@ -111,7 +140,7 @@ def test_the_picture_names_model_methods_and_cards(models: Path, tmp_path: Path)
     for word in (
         "full",
         "lora",
-        "8 GB",
+        "8 GiB",
         "BertForSequenceClassification",
         "length 8 · float32",
         "tensors, cuda",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from peprof.errors import UsageError
-from peprof.reports.batch_memory import batch_memory, draw_batch_memory
+from peprof.reports.batch_memory import Limit, batch_memory, draw_batch_memory
+from peprof.results.estimates import DeviceMemory
 
 GIB = 2**30
 FOUND = {
@@ -30,14 +31,39 @@ def test_lines_are_sorted_by_batch_and_by_what_they_need() -> None:
     assert drawn.lines[1].batch_sizes == (1, 4, 16)
     assert drawn.lines[1].gib == (3, 6, 18)
     assert drawn.lines[0].color != drawn.lines[1].color
-    assert drawn.cards_gib == (8, 16, 24, 40)  # 27 GiB are the most
+    assert drawn.limits == tuple(
+        Limit(gib=size, name=f"{size} GiB") for size in (8, 16, 24, 40)
+    )  # 27 at most
+    assert drawn.axis == "memory of tensors, GiB"
     assert (drawn.logarithmic_batch, drawn.logarithmic_memory) == (True, False)
     assert (drawn.floor_gib, drawn.ceiling_gib) == (0, pytest.approx(43.2))
 
 
-@pytest.mark.parametrize(("gib", "cards"), [(1, (8,)), (8, (8,)), (8.1, (8, 16)), (200, (8, 16, 24, 40, 80))])
-def test_cards_up_to_the_first_that_is_enough(gib: float, cards: tuple[int, ...]) -> None:
-    assert batch_memory({"a": [(1, round(gib * GIB))]}, title="").cards_gib == cards
+@pytest.mark.parametrize(("gib", "sizes"), [(1, (8,)), (8, (8,)), (8.1, (8, 16)), (200, (8, 16, 24, 40, 80))])
+def test_usual_sizes_up_to_the_first_that_is_enough(gib: float, sizes: tuple[int, ...]) -> None:
+    drawn = batch_memory({"a": [(1, round(gib * GIB))]}, title="")
+    assert tuple(limit.gib for limit in drawn.limits) == sizes
+
+
+T4 = DeviceMemory(name="T4", total_bytes=14 * GIB, context_bytes=GIB // 2, workspace_bytes=8 * 2**20)
+
+
+def test_a_gpus_own_memory_is_the_only_limit_and_stays_in_sight() -> None:
+    drawn = batch_memory(FOUND, title="BERT-base", device=T4)
+    assert drawn.limits == (Limit(gib=14, name="T4 of 14.0 GiB"),)
+    assert drawn.axis == "memory used on the device, GiB"
+    beyond = batch_memory({"a": [(1, 20 * GIB), (64, 400 * GIB)]}, title="", device=T4)
+    assert beyond.logarithmic_memory and beyond.floor_gib == pytest.approx(0.8 * 14)
+    assert batch_memory({"a": [(1, GIB)]}, title="", device=T4).ceiling_gib == pytest.approx(1.08 * 14)
+
+
+@pytest.mark.parametrize("name", ["a.svg", "a.html"])
+def test_both_pictures_name_the_gpu(tmp_path: Path, name: str) -> None:
+    draw_batch_memory(FOUND, tmp_path / name, title="BERT", device=T4)
+    content = (tmp_path / name).read_text()
+    words = texts(tmp_path / name) if name == "a.svg" else content
+    assert "T4 of 14.0 GiB" in words and "memory used on the device, GiB" in words
+    assert "16 GiB" not in words
 
 
 def test_a_wide_range_is_drawn_logarithmically() -> None:
@@ -51,8 +77,8 @@ def test_the_picture_has_its_words_and_is_the_same_each_time(tmp_path: Path) -> 
         draw_batch_memory(FOUND, tmp_path / name, title="BERT-base", subtitle="bfloat16 · simulated")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     words = texts(tmp_path / "a.svg")
-    assert {"full", "lora", "batch size", "memory, GiB", "1", "4", "16"} <= set(words)
-    assert {"8 GB", "16 GB", "24 GB", "40 GB"} <= set(words) and "80 GB" not in words
+    assert {"full", "lora", "batch size", "memory of tensors, GiB", "1", "4", "16"} <= set(words)
+    assert {"8 GiB", "16 GiB", "24 GiB", "40 GiB"} <= set(words) and "80 GiB" not in words
     assert any("bfloat16 · simulated" in word for word in words)
 
 
@@ -64,7 +90,7 @@ def test_a_png_and_a_page(tmp_path: Path) -> None:
     )
     text = (tmp_path / "a.html").read_text()
     assert "<title>&lt;T5&gt;: memory by batch size</title>" in text
-    assert "a&lt;b&gt;" in text and '"8 GB"' in text and '"40 GB"' in text
+    assert "a&lt;b&gt;" in text and '"8 GiB"' in text and '"40 GiB"' in text
     assert '<script src="http' not in text
 
 
