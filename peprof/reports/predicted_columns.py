@@ -27,10 +27,19 @@ def has_both(board: Leaderboard, figure: Figure = "peak") -> bool:
     return any(row.predicted is not None and row.predicted.errors(figure) for row in board.rows)
 
 
-def _held_by_ledger(board: Leaderboard) -> bool:
-    """Whether what a peak is held against stands in no other column."""
+def _counted_otherwise(board: Leaderboard) -> bool:
+    """Whether what a peak is held against reads in no other column: the ledger's, where it isn't the peak."""
     runs = [run for row in board.rows if row.predicted for run in row.predicted.runs]
-    return has_both(board) and any(run.against == "ledger" for run in runs)
+    if not has_both(board) or all(run.against != "ledger" for run in runs):
+        return False
+    return any(_differs_from_peak(row) for row in board.rows)
+
+
+def _differs_from_peak(row: Row) -> bool:
+    counted = row.predicted.measured_bytes("peak") if row.predicted is not None else None
+    if counted is None:
+        return False
+    return row.peak_allocated_bytes is None or human_bytes(row.peak_allocated_bytes) != human_bytes(counted)
 
 
 def _of(read: Callable[[RowPredictions], float | None]) -> Callable[[Row], float | None]:
@@ -71,7 +80,7 @@ PEAK = (
         "predicted_peak_bytes",
         lambda row: row.predicted_bytes("peak"),
         human_bytes,
-        importance=74,
+        importance=49,
         wanted=has_both,
     ),
     _column(
@@ -80,8 +89,8 @@ PEAK = (
         "predicted_peak_held_against_bytes",
         lambda row: row.measured_bytes("peak"),
         human_bytes,
-        importance=65,
-        wanted=_held_by_ledger,
+        importance=48,
+        wanted=_counted_otherwise,
     ),
     _column(
         "prediction_error",
@@ -89,11 +98,12 @@ PEAK = (
         "predicted_peak_error",
         lambda row: row.error("peak"),
         error_words,
-        importance=75,
+        importance=59,
         wanted=has_both,
     ),
 )
-"""Shown beside the measured peak where a run has both."""
+"""Shown beside the measured peak where a run has both; where it is narrow, the status stays longer, and what
+is trained longer than all but the error."""
 
 OTHERS = (
     _column(

@@ -129,6 +129,19 @@ def test_each_dimension_has_a_remedy_of_its_own() -> None:
     assert [row["remedy"] for row in json.loads(fits_as_json(turned))][:2] == [None, "lora: batch 1500"]
 
 
+def test_what_helps_batches_isnt_said_of_lengths() -> None:
+    """Lengths end with the model, whatever is done; batches would grow, and another model's don't matter."""
+    lora, full = estimate("lora"), estimate("full")
+    model = full.spec.model.model_copy(update={"name": "bert-large"})
+    large = replace(full, spec=full.spec.model_copy(update={"model": model}))
+    fits = both(lora, 7, 512)
+    helped = {**fits, "batch": replace(fits["batch"], remedies={"gradient checkpointing": 458})}
+    rows = json.loads(fits_as_json([helped, both(large, None, 512)]))
+    words = "batch with gradient checkpointing: 458"
+    assert [row["remedy"] for row in rows] == [words, None, None, None]
+    assert f"the model's positions | {words} |" in fits_as_markdown([helped])
+
+
 def test_rows_for_machines_say_what_was_asked_for_and_what_is_held_fixed() -> None:
     rows = list(csv.DictReader(io.StringIO(fits_as_csv(examples()))))
     fixed = [(row["dimension"], row["fixed_batch_size"], row["fixed_max_length"]) for row in rows]

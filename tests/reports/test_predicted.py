@@ -97,6 +97,30 @@ def test_it_is_among_the_usual_columns_where_a_run_has_both() -> None:
     assert {"predicted", "prediction_error"} <= set(usual)
 
 
+def test_what_was_counted_isnt_told_twice_and_the_status_stays_longer_than_predictions() -> None:
+    same = [
+        predicted("full", make_estimate(100), counted_by_ledger(100, counter_mib=100)),
+        predicted("lora", make_estimate(50), counted_by_ledger(40, counter_mib=40.01)),  # reads the same
+    ]
+    [board] = leaderboards(same)
+    usual = [column.key for column in default_columns(board)]
+    assert {"predicted", "prediction_error"} <= set(usual) and "counted" not in usual
+    [board] = leaderboards([*same, RECORDS[2]])
+    assert "counted" in [column.key for column in default_columns(board)]
+    order = sorted(usual, key=lambda key: COLUMNS[key].importance or 0, reverse=True)
+    assert order.index("status") < order.index("prediction_error") < order.index("predicted")
+    assert COLUMNS["counted"].importance < COLUMNS["predicted"].importance  # type: ignore[operator]
+    lines = [line.rstrip() for line in shown(*same, width=80).splitlines()]
+    assert lines[4:9] == [
+        "            trainable                       error of",
+        " method   body + head      peak memory  prediction %      step time  status",
+        " ──────────────────────────────────────────────────────────────────────────",
+        " lora    66.4M + 592K  40.0 MiB  0.40x         +25.0  200 ms  1.00x  ok",
+        " full    66.4M + 592K   100 MiB  1.00x             0  200 ms  1.00x  ok",
+    ]
+    assert "Too narrow for: predicted, samples." in " ".join(lines)
+
+
 def test_nothing_changes_where_no_run_has_both() -> None:
     for board in [*boards.whole(), *boards.offline()]:
         assert not {column.key for column in default_columns(board)} & set(KEYS)
