@@ -68,7 +68,8 @@ def named_by_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--plot",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw each method's peak against the batch size as .svg, .png or .html.",
+    help="Draw each method's peak, or what it uses on the GPU that --device names, against the batch size as "
+    ".svg, .png or .html.",
 )
 @named_by_options
 def estimate(
@@ -91,6 +92,7 @@ def estimate(
       peprof estimate --model Llama-3.1-8B --method lora --quantization nf4 --dtype bfloat16 --batch 1
       peprof estimate suites/sst2.toml --set train.batch_size=64
       peprof estimate --model roberta-large --breakdown lora
+      peprof estimate --model roberta-large --method full --method lora --device T4 --batch 32
       peprof estimate --model bert-base --method full --method lora --plot bert.svg
     """
     from peprof.reports.leaderboard import results_console
