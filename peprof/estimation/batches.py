@@ -19,7 +19,7 @@ Points = dict[str, list[tuple[int, int]]]
 LARGEST_BATCH = 256
 """Where doubling ends, unless a larger batch is asked for."""
 ENOUGH_BYTES = 80 * 2**30
-"""A method that needs more than the largest card has isn't followed further."""
+"""A method that needs more isn't followed further, unless the GPU that is named has more."""
 
 
 def one_a_method(specs: Sequence[RunSpec]) -> tuple[RunSpec, ...]:
@@ -67,8 +67,8 @@ def estimate_batches(
 
     The bytes are the peak of tensors; of a known GPU, what would be used on it.
 
-    A method's points end behind the first that is above ``ENOUGH_BYTES``, and before the first that can't be
-    told: a method has none where its steps can't be told at all.
+    A method's points end behind the first that is above what is enough to know, and before the first that
+    can't be told: a method has none where its steps can't be told at all.
 
     Args:
         specs: one a method.
@@ -82,6 +82,7 @@ def estimate_batches(
     Raises:
         SuiteError: a model isn't known here or can't do its task, or data that is here is wrong.
     """
+    enough = max(ENOUGH_BYTES, gpu.total.nbytes if gpu is not None else 0)
     drawn = {memory_key(found.spec): _drawn_bytes(found) for found in done}
     found: Points = {spec.method.label: [] for spec in specs}
     counter = _Counter([len(batch_sizes(spec)) for spec in specs], say)
@@ -98,7 +99,7 @@ def estimate_batches(
             if nbytes is None:
                 break
             found[spec.method.label].append((size, nbytes))
-            if nbytes > ENOUGH_BYTES:
+            if nbytes > enough:
                 break
     return found
 

@@ -22,11 +22,11 @@ def page(drawn: BatchMemory) -> str:
         figure.add_annotation(
             text=escape(limit.name),
             font={"color": _QUIET},
-            x=1,
+            x=0,  # lines rise to the right: there they would cross it
             # So plotly places words, but not lines.
             y=math.log10(limit.gib) if drawn.logarithmic_memory else limit.gib,
             xref="paper",
-            xanchor="right",
+            xanchor="left",
             yanchor="bottom",
             showarrow=False,
         )

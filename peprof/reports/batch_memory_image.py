@@ -82,9 +82,9 @@ def _mark_limits(axes: Axes, drawn: BatchMemory) -> None:
         axes.axhline(limit.gib, color=_QUIET, linewidth=0.8, linestyle=":")
         axes.annotate(
             limit.name,
-            (1.0, limit.gib),
+            (0.0, limit.gib),  # lines rise to the right: there they would cross it
             xycoords=("axes fraction", "data"),
-            ha="right",
+            ha="left",
             va="bottom",
             size=8,
             color=_QUIET,

@@ -165,7 +165,7 @@ def remedy(fits: Fits, group: Sequence[Fits]) -> str | None:
     if fit.bound_by in ("gradients", "optimizer") or (fit.largest is None and fit.estimate.problem is None):
         best = max(group, key=lambda other: any_of(other).largest or 0)
         if (any_of(best).largest or 0) > (fit.largest or 0):
-            return f"{any_of(best).estimate.label}: {fit.dimension} {any_of(best).largest}"
+            return f"{method_words(any_of(best).estimate.spec)}: {fit.dimension} {any_of(best).largest}"
     return None
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from peprof.reports import notes
 from peprof.reports.cells import Cell, Column
 from peprof.reports.columns import columns_named, default_columns
+from peprof.reports.narrow import too_narrow_words
 from peprof.reports.terminal import INDENT, PLAIN, is_plain, rule_of, say
 from peprof.results.comparison import Leaderboard
 
@@ -88,8 +89,8 @@ def _print_board(
     for note in notes.footnotes(board, shown=[column.key for column in columns]):
         say(console, note, "dim")
     if left_out:
-        names = ", ".join(one.column.key for one in left_out)
-        say(console, f"Too narrow for: {names}. Widen the terminal, or choose with --columns.", "dim")
+        keys = [one.column.key for one in left_out]
+        say(console, too_narrow_words(keys, ", or choose with --columns"), "dim")
     for failure in notes.failures(board):
         say(console, failure, "red")
 

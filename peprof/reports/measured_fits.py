@@ -71,7 +71,7 @@ def trial_words(fit: MeasuredFit, trial: Trial) -> str:
         words += f", peak {human_bytes(trial.peak_bytes)}"
     elif trial.phase is not None:
         words += f" in {trial.phase}"
-    name = f"{fit.spec.method.label}, {fit.dimension} {trial.size}"
+    name = f"{method_words(fit.spec)}, {fit.dimension} {trial.size}"
     return f"{name}: {words} ({human_seconds(trial.seconds)})"
 
 
@@ -182,7 +182,7 @@ def remarks(found: Sequence[MeasuredFit]) -> list[str]:
     """What must not be missed of single rows: sentences."""
     lines: list[str] = []
     for fit in found:
-        name = f"{fit.spec.method.label}, {fit.dimension}"
+        name = f"{method_words(fit.spec)}, {fit.dimension}"
         lines += [
             f"{name} {trial.size}: {trial.message}; counts as not fitting."
             for trial in fit.trials
@@ -204,7 +204,7 @@ def remarks(found: Sequence[MeasuredFit]) -> list[str]:
 def missing_words(found: Sequence[MeasuredFit]) -> str:
     """What isn't known yet: ``lora batch, full length (at least 12)``; empty where all is."""
     return ", ".join(
-        f"{fit.spec.method.label} {fit.dimension}" + (f" (at least {fit.largest})" if fit.largest else "")
+        f"{method_words(fit.spec)} {fit.dimension}" + (f" (at least {fit.largest})" if fit.largest else "")
         for fit in found
         if not fit.verified
     )

@@ -57,18 +57,19 @@ AT_80 = """\
  13.5 GiB · batches at length 128 · lengths at batch 32 · float32 ·
  classification · adamw · sdpa attention · T4 of 14.0 GiB
 
-                      largest     batch  longest
- method                 batch     needs   length  bound by        would help
+                     largest     batch  longest
+ method                batch     needs   length  bound by        would help
  ───────────────────────────────────────────────────────────────────────────────
- full                    none  13.5 GiB      300  activations     lora: batch
-                                                                  1500
- lora                     458  13.5 GiB      512  activations;    –
-                                                  the model's
-                                                  positions
- lora (checkpointed)     1500  13.5 GiB      512  activations;    –
-                                                  the model's
-                                                  positions
- lst                        –         –        –  –               –
+ full                   none  13.5 GiB      300  activations     lora
+                                                                 (checkpointed):
+                                                                 batch 1500
+ lora                    458  13.5 GiB      512  activations;    –
+                                                 the model's
+                                                 positions
+ lora                   1500  13.5 GiB      512  activations;    –
+ (checkpointed)                                  the model's
+                                                 positions
+ lst                       –         –        –  –               –
 
  Too narrow for: length needs. Widen the terminal, or use --format csv.
  lst: batch 9: no luck
@@ -84,8 +85,9 @@ AT_120 = """\
 
                       largest     batch  longest    length
  method                 batch     needs   length     needs  bound by                            would help
- ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
- full                    none  13.5 GiB      300  13.5 GiB  activations                         lora: batch 1500
+ ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+ full                    none  13.5 GiB      300  13.5 GiB  activations                         lora (checkpointed):
+                                                                                                batch 1500
  lora                     458  13.5 GiB      512  13.5 GiB  activations; the model's positions  –
  lora (checkpointed)     1500  13.5 GiB      512  13.5 GiB  activations; the model's positions  –
  lst                        –         –        –         –  –                                   –
@@ -116,7 +118,7 @@ def test_each_dimension_has_a_remedy_of_its_own() -> None:
     assert [
         (row["method"], row["dimension"], row["limited_by_the_model"], row["remedy"]) for row in rows
     ] == [
-        ("full", "batch", False, "lora: batch 1500"),
+        ("full", "batch", False, "lora (checkpointed): batch 1500"),
         ("full", "length", False, None),
         ("lora", "batch", False, None),
         ("lora", "length", True, None),
@@ -126,7 +128,10 @@ def test_each_dimension_has_a_remedy_of_its_own() -> None:
         ("lst", "length", False, None),
     ]
     turned = [dict(reversed(fits.items())) for fits in examples()]
-    assert [row["remedy"] for row in json.loads(fits_as_json(turned))][:2] == [None, "lora: batch 1500"]
+    assert [row["remedy"] for row in json.loads(fits_as_json(turned))][:2] == [
+        None,
+        "lora (checkpointed): batch 1500",
+    ]
 
 
 def test_what_helps_batches_isnt_said_of_lengths() -> None:
