@@ -232,7 +232,9 @@ def input_names(model: ModelConfig, config: PretrainedConfig) -> Sequence[str]:
     if (directory / "tokenizer_config.json").is_file() or (
         model.weights == "pretrained" and _is_cached(model.name)
     ):
-        made: Any = AutoTokenizer.from_pretrained(model.name, revision=model.revision)
+        made: Any = AutoTokenizer.from_pretrained(
+            model.name, revision=model.revision, trust_remote_code=False
+        )
         return tuple(made.model_input_names)
     if model.weights == "pretrained" and config.model_type == "bert":
         return (plain[0], "token_type_ids", plain[1])

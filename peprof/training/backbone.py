@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from peprof.devices import as_out_of_memory
 from peprof.errors import Fault, SuiteError
 from peprof.events import Progress
 from peprof.results.record import ModelFacts
 from peprof.suite.metrics import Task
 from peprof.suite.schema import ModelConfig
+from peprof.training.configurations import as_fault, read_configuration
 from peprof.training.embedded import tiny
-from peprof.training.geometries import geometry_name, known_config, untie_output
+from peprof.training.geometries import untie_output
 from peprof.training.made_tokenizer import make_tokenizer
 from peprof.training.quantising import quantise, quantise_on_meta
 from peprof.training.sources import EMBEDDED_MODEL, WEIGHT_FILES, model_needs_hub
-from peprof.training.tasks import WANTED_MODELS, auto_class, check_architecture, start_decoding, task_options
+from peprof.training.tasks import auto_class, check_architecture, start_decoding, task_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +68,16 @@ def load_backbone(
         if config.quantization is not None:
             quantise(model, config.quantization)
         return Backbone(model=model, tokenizer=tokenizer, facts=_facts(model, "embedded", synthetic=True))
-    with _as_fault(config, source, task):
+    with as_fault(config, source, task):
         if config.weights == "random":
-            model = _random(config, num_labels=num_labels, dtype=dtype, task=task)
+            model = _random(config, num_labels=num_labels, dtype=dtype, task=task, source=source)
         else:
             model = auto_class(task).from_pretrained(
                 config.name,
                 revision=config.revision,
                 attn_implementation=config.attention,
                 dtype=dtype,
+                trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # a head for other classes is replaced by a new one
                 **task_options(task, num_labels),
             )
@@ -107,8 +100,8 @@ def load_tokenizer(
     Raises:
         SuiteError: they can't be loaded.
     """
-    with _as_fault(config, source, task):
-        geometry = _geometry(config)
+    geometry = read_configuration(config, source=source, task=task)
+    with as_fault(config, source, task):
         return _tokenizer(config, geometry, texts, words)[0], geometry
 
 
@@ -123,13 +116,11 @@ def fetch_model(
     if not model_needs_hub(config):
         return
     say(Progress(phase=f"setup: downloading {config.name}"))
-    with _as_fault(config, source, task):
-        AutoConfig.from_pretrained(config.name, revision=config.revision)
     _check_task(config, task, source)  # before gigabytes come
-    with _as_fault(config, source, task):
+    with as_fault(config, source, task):
         if config.weights == "pretrained":  # loading is what fetches exactly the files that it needs
-            AutoTokenizer.from_pretrained(config.name, revision=config.revision)
-            auto_class(task).from_pretrained(config.name, revision=config.revision)
+            AutoTokenizer.from_pretrained(config.name, revision=config.revision, trust_remote_code=False)
+            auto_class(task).from_pretrained(config.name, revision=config.revision, trust_remote_code=False)
 
 
 def check_model(
@@ -170,10 +161,11 @@ def check_model(
             problem = f"there are no weights in {directory}"
             faults.append(Fault(key="model.name", problem=problem, expected=expected))
         else:
-            with _as_fault(config, source, task):
-                AutoTokenizer.from_pretrained(directory)
-    with _as_fault(config, source, task), torch.device("meta"):
-        model = _random(config, num_labels=num_labels, dtype=getattr(torch, config.dtype), task=task)
+            with as_fault(config, source, task):
+                AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    with as_fault(config, source, task), torch.device("meta"):
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        model = _random(config, num_labels=num_labels, dtype=dtype, task=task, source=source)
     if config.quantization is not None:
         quantise_on_meta(model, config.quantization)
     longest = positions(model.config)
@@ -191,7 +183,7 @@ def positions(config: PretrainedConfig) -> int | None:
     if positions is None or config.model_type == "t5":
         return None
     # RoBERTa counts positions from the padding's id on.
-    return int(positions) - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
+    return int(positions) - ((config.pad_token_id or 0) + 1 if "roberta" in config.model_type else 0)
 
 
 def usual_task(config: ModelConfig, *, source: str) -> Task:
@@ -200,8 +192,7 @@ def usual_task(config: ModelConfig, *, source: str) -> Task:
     Raises:
         SuiteError: its configuration can't be loaded.
     """
-    with _as_fault(config, source, "classification"):
-        geometry = _geometry(config)
+    geometry = read_configuration(config, source=source, task="classification")
     tasks: tuple[Task, ...] = ("text-to-text", "language-modelling")
     for task in tasks:
         try:
@@ -213,31 +204,8 @@ def usual_task(config: ModelConfig, *, source: str) -> Task:
 
 
 def _check_task(config: ModelConfig, task: Task, source: str) -> None:
-    with _as_fault(config, source, task):
-        geometry = _geometry(config)
+    geometry = read_configuration(config, source=source, task=task)
     check_architecture(geometry, task, name=config.name, source=source)
-
-
-@contextmanager
-def _as_fault(config: ModelConfig, source: str, task: Task) -> Iterator[None]:
-    """Turns what the libraries say of a model into a fault of the suite."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-        if as_out_of_memory(error) is not None:
-            raise
-        raise SuiteError(source, [_load_fault(config, error, task)]) from error
-
-
-def _geometry(config: ModelConfig) -> PretrainedConfig:
-    """The model's configuration, with the classes that it has itself."""
-    if config.name == EMBEDDED_MODEL:
-        return tiny.tiny_config(num_labels=2)
-    if config.weights == "random" and geometry_name(config.name) is not None:
-        return known_config(config.name)
-    found = AutoConfig.from_pretrained(config.name, revision=config.revision)
-    assert isinstance(found, PretrainedConfig)
-    return found
 
 
 def model_digest(config: ModelConfig) -> str | None:
@@ -259,12 +227,16 @@ def model_digest(config: ModelConfig) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _random(config: ModelConfig, *, num_labels: int, dtype: torch.dtype, task: Task) -> PreTrainedModel:
+def _random(
+    config: ModelConfig, *, num_labels: int, dtype: torch.dtype, task: Task, source: str
+) -> PreTrainedModel:
     """Random weights, initialised as the architecture does before pre-training."""
-    geometry = _geometry(config)
+    geometry = read_configuration(config, source=source, task=task)
     for name, value in task_options(task, num_labels).items():
         setattr(geometry, name, value)
-    made = auto_class(task).from_config(geometry, attn_implementation=config.attention, dtype=dtype)
+    made = auto_class(task).from_config(
+        geometry, attn_implementation=config.attention, dtype=dtype, trust_remote_code=False
+    )
     assert isinstance(made, PreTrainedModel)
     untie_output(made)
     return made
@@ -280,23 +252,8 @@ def _tokenizer(
     if config.weights == "random" and not (directory / "tokenizer_config.json").is_file():
         # Never asks the hub: random weights of a known geometry are promised to need no download.
         return make_tokenizer(texts(), geometry, words=words), "made from the data"
-    tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision)
+    tokenizer = AutoTokenizer.from_pretrained(config.name, revision=config.revision, trust_remote_code=False)
     return tokenizer, "directory" if directory.is_dir() else "hub"
-
-
-def _load_fault(config: ModelConfig, error: Exception, task: Task) -> Fault:
-    cause = " ".join(str(error).split())[:400]
-    if any(word in cause for word in ("attn_implementation", "scaled_dot_product", "flash_attn", "Flash")):
-        return Fault(
-            key="model.attention",
-            problem=f"'{config.attention}' can't be used with '{config.name}': {cause}",
-            expected="eager works everywhere",
-        )
-    return Fault(
-        key="model.name",
-        problem=f"'{config.name}' can't be loaded ({type(error).__name__}): {cause}",
-        expected=WANTED_MODELS[task],
-    )
 
 
 def _facts(model: PreTrainedModel, tokenizer: str, *, synthetic: bool) -> ModelFacts:
