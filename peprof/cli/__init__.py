@@ -23,7 +23,7 @@ from peprof.results.collecting import last_of_the_process
 
 INTERRUPTED = 130
 TERMINATED = 143
-GOES_ON = "Interrupted. Finished runs are kept; the same command goes on from there."
+STOPPED = "Interrupted."
 """Unless a command says of its interruption what there is to say."""
 
 
@@ -74,7 +74,7 @@ def _main() -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt) as error:
         stop = error.__cause__ if isinstance(error, click.Abort) else error
-        click.echo(str(stop or "") or GOES_ON, err=True)
+        click.echo(str(stop or "") or STOPPED, err=True)
         terminated = isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     except SystemExit as stop:

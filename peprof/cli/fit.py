@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from peprof.cli.estimate import loaded_suite, named_by_options, planned
+from peprof.cli.estimate import (
+    checked,
+    loaded_suite,
+    named_by_options,
+    planned,
+    raise_if_nothing_is_known,
+)
 from peprof.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from peprof.estimation.fitting import Dimension
     from peprof.estimation.targets import Target
     from peprof.reports.fits import Fits
@@ -26,7 +34,8 @@ DIMENSIONS: tuple[Dimension, ...] = ("batch", "length")
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="What there is: 24GB, 16GiB.  [default: what the named GPU has, or what is free on the one here]",
+    help="What torch's pool may hold: 24GB, 16GiB.  [default: what the named GPU has less its context, or "
+    "what is free on the one here]",
 )
 @click.option(
     "--device",
@@ -73,13 +82,18 @@ def fit(
     """
     here = _device_here(device, measured)
     if here is None:
-        _fit_estimated(suite, memory, device or "cuda", dimensions, full, output_format, named)
+        _fit_estimated(suite, memory, device, dimensions, full, output_format, named)
         return
     from peprof.cli.fit_measured import fit_measured
 
     if full:
         raise UsageError(
             "--no-padding goes with estimates: real examples hold what they hold",
+            hint="Leave it out, or say --estimated.",
+        )
+    if named["labels"] is not None:
+        raise UsageError(
+            "--labels goes with estimates: what is trained on here has two classes",
             hint="Leave it out, or say --estimated.",
         )
     loaded = loaded_suite(suite, named, "fit", trained=True)
@@ -113,27 +127,133 @@ def _device_here(device: str | None, measured: bool | None) -> str | None:
     return name or "auto"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is estimated, and how."""
+
+    loaded: LoadedSuite
+    target: Target
+    memory_bytes: int
+    dimensions: tuple[Dimension, ...]
+    padded: bool
+    num_labels: int | None
+
+
 def _fit_estimated(
     suite: str | None,
     memory: str | None,
-    device: str,
+    device: str | None,
     dimensions: tuple[Dimension, ...],
     full: bool,
     output_format: str,
     named: dict[str, Any],
 ) -> None:
-    from peprof.estimation.targets import find_target, read_bytes
+    """Estimates borders and shows them; what was found also when interrupted.
+
+    Raises:
+        PeprofError: an unknown device, a model that isn't known here, or what is asked for can't be had.
+        RunFailedError: nothing could be told of any method.
+    """
+    from peprof.estimation.targets import find_target
+
+    target = find_target(device or "cuda")  # before torch is imported: a wrong name is told at once
+    memory_bytes = _memory_bytes(memory, device, target)
+    loaded = loaded_suite(suite, named, "fit")
+    asked = _Asked(
+        loaded=loaded,
+        target=target,
+        memory_bytes=memory_bytes,
+        dimensions=dimensions or DIMENSIONS,
+        padded=not full,
+        num_labels=named["labels"],
+    )
+    found: list[Fits] = []
+    try:
+        _find(asked, found)
+    except KeyboardInterrupt as stop:
+        if found:
+            _show(found, output_format)
+        stop.args = (_interrupted_words(asked, found),)
+        raise
+    _show(found, output_format)
+    raise_if_nothing_is_known([fit.estimate.problem for fits in found for fit in fits.values()])
+
+
+def _memory_bytes(memory: str | None, device: str | None, target: Target) -> int:
+    """What the pool may hold: what was said, or what the named GPU has less its context.
+
+    Raises:
+        UsageError: neither is known, or a GPU is named that hasn't so much.
+    """
+    from peprof.estimation.targets import read_bytes
+    from peprof.reports.formats import human_bytes
+
+    if memory is None:
+        if target.memory_bytes is not None:
+            return target.memory_bytes
+        what = "there is" if device is None else f"'{device}' has"
+        raise UsageError(
+            f"how much memory {what} isn't known",
+            hint="Say it, for example with --memory 24GB; or name a GPU, for example with --device rtx4090.",
+        )
+    memory_bytes = read_bytes(memory)
+    if target.gpu is not None and memory_bytes > target.gpu.total.nbytes:
+        raise UsageError(
+            f"--memory asks for {human_bytes(memory_bytes)}; of a {target.name}'s memory torch sees "
+            f"{human_bytes(target.gpu.total.nbytes)}",
+            hint="Leave --memory out, for what it has less its context; or ask for less.",
+        )
+    return memory_bytes
+
+
+def _find(asked: _Asked, found: list[Fits]) -> None:
+    """Fills ``found``, in which each method's borders lie as soon as they are known.
+
+    Raises:
+        PeprofError: a model isn't known here, or what is asked for can't be had.
+    """
+    from rich.console import Console
+
+    from peprof.events import Progress
+    from peprof.reports.progress import RunProgress
+
+    begin = time.monotonic()
+    with RunProgress(Console(stderr=True)) as progress:
+        from peprof.estimation.building import known_data
+        from peprof.estimation.fitting import find_fits
+
+        specs = checked(asked.loaded, asked.target.kind)
+        for number, spec in enumerate(specs):
+            left = (time.monotonic() - begin) / number * (len(specs) - number) if number else None
+            at = Progress(
+                phase=f"fitting {spec.method.label}", step=number, total=len(specs), seconds_left=left
+            )
+            progress.progress(at)
+
+            def tell(words: str, at: Progress = at) -> None:
+                progress.progress(replace(at, phase=f"{at.phase}: {words}"))
+
+            source = asked.loaded.source
+            known = known_data(spec.data, source=source, num_labels=asked.num_labels)
+            found.append(
+                find_fits(
+                    spec,
+                    known,
+                    asked.target.kind,
+                    asked.dimensions,
+                    asked.memory_bytes,
+                    source=source,
+                    padded=asked.padded,
+                    gpu=asked.target.gpu,
+                    say=tell,
+                )
+            )
+
+
+def _show(found: Sequence[Fits], output_format: str) -> None:
     from peprof.reports import fits as reports
     from peprof.reports.leaderboard import results_console
 
-    target = find_target(re.sub(r"^(auto|cuda:\d+)$", "cuda", device.strip(), flags=re.IGNORECASE))
-    memory_bytes = read_bytes(memory) if memory is not None else target.memory_bytes
-    if memory_bytes is None:
-        raise UsageError(
-            f"how much memory '{device}' has isn't known", hint="Say it, for example with --memory 24GB."
-        )
-    loaded = loaded_suite(suite, named, "fit")
-    found = _found(loaded, target, memory_bytes, dimensions or DIMENSIONS, padded=not full)
     if output_format == "table":
         reports.print_fits(results_console(), found)
         return
@@ -145,47 +265,9 @@ def _fit_estimated(
     click.echo(written[output_format](found), nl=output_format != "csv")
 
 
-def _found(
-    loaded: LoadedSuite,
-    target: Target,
-    memory_bytes: int,
-    dimensions: tuple[Dimension, ...],
-    *,
-    padded: bool,
-) -> list[Fits]:
-    from rich.console import Console
-
-    from peprof.estimation.building import known_data
-    from peprof.estimation.fitting import find_fits
-    from peprof.events import Progress
-    from peprof.reports.progress import RunProgress
-
-    specs = planned(loaded, target.kind)
-    found: list[Fits] = []
-    begin = time.monotonic()
-    with RunProgress(Console(stderr=True)) as progress:
-        for number, spec in enumerate(specs):
-            left = (time.monotonic() - begin) / number * (len(specs) - number) if number else None
-            at = Progress(
-                phase=f"fitting {spec.method.label}", step=number, total=len(specs), seconds_left=left
-            )
-            progress.progress(at)
-
-            def tell(words: str, at: Progress = at) -> None:
-                progress.progress(replace(at, phase=f"{at.phase}: {words}"))
-
-            known = known_data(spec.data, source=loaded.source)
-            found.append(
-                find_fits(
-                    spec,
-                    known,
-                    target.kind,
-                    dimensions,
-                    memory_bytes,
-                    source=loaded.source,
-                    padded=padded,
-                    gpu=target.gpu,
-                    say=tell,
-                )
-            )
-    return found
+def _interrupted_words(asked: _Asked, found: Sequence[Fits]) -> str:
+    if not found:
+        return "Interrupted before anything was found."
+    missing = planned(asked.loaded, asked.target.kind)[len(found) :]
+    labels = dict.fromkeys(spec.method.label for spec in missing)
+    return f"Interrupted. Not known yet: {', '.join(labels) or 'nothing'}."

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from peprof.running.tasks import Prepared
     from peprof.suite.loading import LoadedSuite
 
+GOES_ON = "Interrupted. Finished runs are kept; the same command goes on from there."
+
 
 @click.command()
 @click.argument("suite", metavar="SUITE")
@@ -122,10 +124,14 @@ def _run(
     from peprof.results.comparison import leaderboards
     from peprof.running.runner import run_suite
 
-    with RunProgress(talk) as progress:
-        outcome = run_suite(
-            loaded, results=results, device=device, observer=progress, trackers=trackers, retry=retry
-        )
+    try:
+        with RunProgress(talk) as progress:
+            outcome = run_suite(
+                loaded, results=results, device=device, observer=progress, trackers=trackers, retry=retry
+            )
+    except KeyboardInterrupt as stop:
+        stop.args = (GOES_ON,)
+        raise
     boards = leaderboards(outcome.records)
     if as_json:
         click.echo(to_json(boards))

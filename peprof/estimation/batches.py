@@ -62,6 +62,7 @@ def estimate_batches(
     padded: bool = True,
     gpu: GpuMemory | None = None,
     done: Sequence[Estimate] = (),
+    num_labels: int | None = None,
 ) -> Points:
     """By method, (batch size, bytes) at each of ``batch_sizes``.
 
@@ -78,6 +79,7 @@ def estimate_batches(
         padded: whether batches hold padding.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
         done: estimates of the same circumstances; what they tell isn't computed once more.
+        num_labels: classes of data that isn't here; ``None`` where nobody has said.
 
     Raises:
         SuiteError: a model isn't known here or can't do its task, or data that is here is wrong.
@@ -87,7 +89,7 @@ def estimate_batches(
     found: Points = {spec.method.label: [] for spec in specs}
     counter = _Counter([len(batch_sizes(spec)) for spec in specs], say)
     for number, spec in enumerate(specs):
-        known = known_data(spec.data, source=source)
+        known = known_data(spec.data, source=source, num_labels=num_labels)
         for size in batch_sizes(spec):
             counter.say(number, f"estimating {spec.method.label} at batch {size}")
             run = sized(spec, "batch", size)

@@ -38,6 +38,8 @@ from peprof.training.tasks import start_decoding
 from peprof.training.trainer import planned_steps
 
 ASSUMED_ROWS, ASSUMED_LABELS = 10_000, 2
+NO_DATA = "any/data"
+"""What stands for the data where a model is named and no suite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +70,13 @@ class BuiltOnMeta:
     assumptions: tuple[str, ...]
 
 
-def known_data(data: DataConfig, *, source: str) -> KnownData:
+def known_data(data: DataConfig, *, source: str, num_labels: int | None = None) -> KnownData:
     """What the data tells, where it is here; nothing is downloaded.
+
+    Args:
+        data: of a run.
+        source: the suite's file, for messages.
+        num_labels: classes of data that isn't here; ``None`` where nobody has said.
 
     Raises:
         SuiteError: the data is here and wrong.
@@ -82,7 +89,11 @@ def known_data(data: DataConfig, *, source: str) -> KnownData:
         return KnownData(num_labels=1, rows=ASSUMED_ROWS)
     if data.task != "classification":
         return KnownData(num_labels=0, rows=ASSUMED_ROWS)
+    if num_labels is not None:
+        return KnownData(num_labels=num_labels, rows=ASSUMED_ROWS)
     supposed = f"{ASSUMED_LABELS} classes, as {data.name} isn't here to be counted"
+    if data.name == NO_DATA:
+        supposed = f"{ASSUMED_LABELS} classes (--labels N says otherwise)"
     return KnownData(num_labels=ASSUMED_LABELS, rows=ASSUMED_ROWS, assumptions=(supposed,))
 
 
@@ -95,7 +106,9 @@ def without_download(model: ModelConfig, *, source: str) -> ModelConfig:
     if model_needs_hub(model):
         if geometry_name(model.name) is None:
             problem = f"the geometry of '{model.name}' isn't known, and its configuration isn't cached"
-            expected = f"a directory with config.json, or one of: {', '.join(GEOMETRIES)}"
+            expected = (
+                f"a directory with its config.json, which is enough, or one of: {', '.join(GEOMETRIES)}"
+            )
             near = near_geometry(model.name)
             raise SuiteError(
                 source, [Fault(key="model.name", problem=problem, expected=expected, suggestion=near)]

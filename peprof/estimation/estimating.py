@@ -44,6 +44,8 @@ def estimate_runs(
     padded: bool = True,
     gpu: GpuMemory | None = None,
     settings: AllocatorSettings | None = TORCHS_OWN,
+    num_labels: int | None = None,
+    tell: Callable[[Estimate], None] = lambda found: None,
 ) -> tuple[Estimate, ...]:
     """Estimates runs, in their order; those that need the same memory are computed once.
 
@@ -56,12 +58,14 @@ def estimate_runs(
         padded: whether batches hold padding, so that attention needs a mask.
         gpu: whose kernels run and whose pool is simulated; ``None`` for none in particular.
         settings: of the simulated allocator; ``None`` where it isn't to be simulated.
+        num_labels: classes of data that isn't here; ``None`` where nobody has said.
+        tell: told of each run's estimate as soon as it is there.
 
     Raises:
         SuiteError: a model isn't known here or can't do its task, or data that is here is wrong. What one
             method can't do is a row.
     """
-    data_of = cache(lambda text: known_data(by_text[text], source=source))
+    data_of = cache(lambda text: known_data(by_text[text], source=source, num_labels=num_labels))
     by_text = {spec.data.model_dump_json(): spec.data for spec in specs}
     done: dict[str, Estimate] = {}
     cases = {memory_key(spec): spec for spec in reversed(specs)}
@@ -69,6 +73,7 @@ def estimate_runs(
     for spec in specs:
         key = memory_key(spec)
         if key in done:
+            tell(_of(spec, done[key]))
             continue
         left = (time.monotonic() - begin) / len(done) * (len(cases) - len(done)) if done else None
         say(Progress(
@@ -78,6 +83,7 @@ def estimate_runs(
         done[key] = estimate_run(
             spec, known, kind, source=source, events=events, padded=padded, gpu=gpu, settings=settings
         )
+        tell(done[key])
     return tuple(_of(spec, done[memory_key(spec)]) for spec in specs)
 
 

@@ -34,7 +34,12 @@ FIT_NOTE = (
 )
 POOL_NOTE = (
     "Verified: a step of each size fits into {memory} and one more doesn't, by what the simulated allocator "
-    "holds. {memory} is the GPU's memory less what its context is assumed to take, or what you said."
+    "holds. "
+)
+POOL_OF_GPU = "{memory} is the GPU's memory less what its context is assumed to take."
+POOL_SAID = (
+    "{memory} is what you said that it may hold: what the GPU's context takes, {context} as is assumed here, "
+    "must be free beside it."
 )
 
 
@@ -81,9 +86,15 @@ def _notes(found: Sequence[Fits]) -> list[str]:
     told = [fit.estimate for fits in found for fit in fits.values() if fit.estimate.profile is not None]
     if not told:
         return []
-    note = FIT_NOTE if all(one.reserved_bytes is None for one in told) else POOL_NOTE
-    memory = human_bytes(any_of(found[0]).memory_bytes)
-    return [" ".join([note.format(memory=memory), *formula_notes(told)])]
+    memory_bytes = any_of(found[0]).memory_bytes
+    note, context = FIT_NOTE, ""
+    devices = [one.device for one in told if one.reserved_bytes is not None and one.device is not None]
+    if devices:
+        is_all = memory_bytes == devices[0].total_bytes - devices[0].context_bytes
+        note = POOL_NOTE + (POOL_OF_GPU if is_all else POOL_SAID)
+        context = human_bytes(devices[0].context_bytes)
+    words = note.format(memory=human_bytes(memory_bytes), context=context)
+    return [" ".join([words, *formula_notes(told)])]
 
 
 def _problems(group: Sequence[Fits]) -> list[str]:

@@ -53,6 +53,7 @@ def load_suite(
     overrides: Sequence[str] = (),
     only: Sequence[str] = (),
     phases: Sequence[str] = (),
+    only_option: str = "--only",
 ) -> LoadedSuite:
     """Reads and checks a suite.
 
@@ -61,6 +62,7 @@ def load_suite(
         overrides: ``key=value`` each, as after ``--set``; they win over the file and its ``[offline]`` table.
         only: labels or names of the methods to keep; empty keeps all.
         phases: phases to keep; empty keeps all.
+        only_option: what the command calls ``only``, for messages.
 
     Raises:
         UsageError: there is no such file, or an argument addresses nothing.
@@ -73,7 +75,7 @@ def load_suite(
     return LoadedSuite(
         source=str(path),
         text=text,
-        suite=_restricted(suite, only, phases),
+        suite=_restricted(suite, only, phases, only_option),
         offline=_restricted_offline(offline, only, phases),
         set_keys=tuple(dict.fromkeys(item.key for item in sets)),
     )
@@ -264,13 +266,15 @@ def _label_clashes(suite: Suite) -> list[Fault]:
     return faults
 
 
-def _restricted(suite: Suite, only: Sequence[str], phases: Sequence[str]) -> Suite:
+def _restricted(
+    suite: Suite, only: Sequence[str], phases: Sequence[str], only_option: str = "--only"
+) -> Suite:
     for word in only:
         if not any(word in (method.label, method.name) for method in suite.methods):
             labels = [method.label for method in suite.methods]
             near = nearest(word, labels)
             raise UsageError(
-                f"--only {word}: the suite has no such method."
+                f"{only_option} {word}: the suite has no such method."
                 + (f" Did you mean '{near}'?" if near else ""),
                 hint=f"Its methods: {', '.join(labels)}.",
             )

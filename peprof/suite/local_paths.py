@@ -90,7 +90,12 @@ def model_directory(value: str, *, roots: Sequence[Path], key: str) -> tuple[str
     if not value.startswith(("/", "./", "../", "~")):
         return value, []
     expected = "a directory with config.json, a hub id, or peprof/tiny"
-    kind = "no config.json in" if directory is not None else "there is no such directory:"
+    if directory is not None:
+        kind = "there is no config.json in"
+    elif _is_file(value, roots):
+        kind = "this is a file, not a directory:"
+    else:
+        kind = "there is no such directory:"
     return value, [Fault(key=key, problem=f"{kind} {_quoted(value)}", expected=expected)]
 
 
