@@ -63,17 +63,26 @@ KNOWN = (
     _gpu("A100 40GB", r"(NVIDIA )?A100[- ](SXM4|SXM|PCIE|PCIe)([- ]40GB)?", (8, 0), 39.38, "A100"),
     _gpu("A10", r"NVIDIA A10", (8, 6), 22.05),
     _gpu("A10G", r"NVIDIA A10G", (8, 6), 22.05),
+    _gpu("A40", r"NVIDIA A40", (8, 6), 44.35),
     _gpu("L4", r"NVIDIA L4", (8, 9), 22.03),
+    _gpu("L40", r"NVIDIA L40", (8, 9), 44.4),
     _gpu("L40S", r"NVIDIA L40S", (8, 9), 44.39),
     _gpu("T4", r"(NVIDIA |Tesla )T4", (7, 5), 14.56),
     _gpu("V100 16GB", r"Tesla V100-SXM2-16GB", (7, 0), 15.77, "V100 SXM2"),
     _gpu("V100 32GB", r"Tesla V100-SXM2-32GB", (7, 0), 31.73, "V100 SXM2"),
     _gpu("V100 PCIe 16GB", r"Tesla V100-PCIE-16GB", (7, 0), 15.77, "V100 PCIe"),
     _gpu("V100 PCIe 32GB", r"Tesla V100-PCIE-32GB", (7, 0), 31.73, "V100 PCIe"),
+    # Of these two others have the same name and another memory: 8 and 12 GB.
+    _gpu("RTX 3060 12GB", r"NVIDIA GeForce RTX 3060", (8, 6), 11.63, "RTX 3060"),
+    _gpu("RTX 3080 10GB", r"NVIDIA GeForce RTX 3080", (8, 6), 9.78, "RTX 3080"),
     _gpu("RTX 3090", r"NVIDIA GeForce RTX 3090", (8, 6), 23.56),
     _gpu("RTX 4060", r"NVIDIA GeForce RTX 4060", (8, 9), 7.6),
+    _gpu("RTX 4070 Ti", r"NVIDIA GeForce RTX 4070 Ti", (8, 9), 11.73),
+    _gpu("RTX 4080", r"NVIDIA GeForce RTX 4080", (8, 9), 15.67),
     _gpu("RTX 4090", r"NVIDIA GeForce RTX 4090", (8, 9), 23.52),
     _gpu("RTX 5090", r"NVIDIA GeForce RTX 5090", (12, 0), 31.36),
+    _gpu("RTX A5000", r"NVIDIA RTX A5000", (8, 6), 23.54, "A5000"),
+    _gpu("RTX A6000", r"NVIDIA RTX A6000", (8, 6), 47.4, "A6000"),
     _gpu("RTX 6000 Ada", r"NVIDIA RTX 6000 Ada Generation", (8, 9), 47.37),
 )
 
@@ -117,14 +126,15 @@ def gpu_named(name: str) -> Gpu:
     meant = f". Did you mean '{spellings[near[0]]}'?" if near else ""
     raise UsageError(
         f"no GPU called '{name}' is known here{meant}",
-        hint=f"Known are {', '.join(gpu.name for gpu in KNOWN)}.",
+        hint=f"Known are {', '.join(gpu.name for gpu in KNOWN)}. For another say --memory without --device, "
+        "which peprof fit has.",
     )
 
 
 def _spoken(name: str) -> str:
     """A name without what people leave out: makers, spaces, dashes, and the unit."""
     word = re.sub(r"[^a-z0-9]", "", name.lower())
-    return re.sub(r"nvidia|geforce|tesla|gb$", "", word)
+    return re.sub(r"nvidia|geforce|tesla|rtx|gb$", "", word)
 
 
 def _spellings(gpu: Gpu) -> set[str]:
@@ -134,7 +144,7 @@ def _spellings(gpu: Gpu) -> set[str]:
     if _SIZES[without] == 1:
         words |= {
             f"{without} {size}"
-            for size in (8, 16, 24, 32, 48, 80)
+            for size in (8, 12, 16, 24, 32, 48, 80)
             if gpu.total_gib <= size < 1.15 * gpu.total_gib
         }
     return {_spoken(word) for word in words}

@@ -168,3 +168,12 @@ def test_a_suite_may_be_told_what_a_method_is_called_here(tmp_path: Path) -> Non
         "methods[0] (shira).name: there is no method 'shira': SHiRA is sparse with select = \"random\"; "
         "expected sparse"
     ) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["billions", "billions-nf4", "billions-t5"])
+def test_a_row_that_recomputes_layers_says_so_in_its_label(name: str) -> None:
+    """Beside rows that keep their activations it would look cheaper by its method."""
+    methods = by_name(name).suite.methods
+    for method in methods:
+        if method.gradient_checkpointing:
+            assert method.label.endswith("-checkpointed") or method.label == "qlora"  # which the paper does
