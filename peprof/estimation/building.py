@@ -20,10 +20,12 @@ from peprof.estimation.kernels import Kind
 from peprof.results.record import ParameterCounts
 from peprof.running.methods import apply_method, make_method
 from peprof.running.subject import make_step
+from peprof.suite.metrics import Task
 from peprof.suite.planning import RunSpec
 from peprof.suite.schema import DataConfig, ModelConfig
 from peprof.training.backbone import check_model, positions
 from peprof.training.batches import Batch
+from peprof.training.configurations import as_fault
 from peprof.training.data import load_data
 from peprof.training.embedded.pretraining import make_tokenizer
 from peprof.training.embedded.tiny import RECIPE
@@ -217,6 +219,9 @@ def meta_batch(spec: RunSpec, config: PretrainedConfig) -> Batch:
     Args:
         spec: the run: its task, batch and lengths.
         config: of the model.
+
+    Raises:
+        SuiteError: the model's tokenizer can't be loaded.
     """
     batch, length = spec.train.batch_size, spec.data.max_length
     label_shapes = {
@@ -230,14 +235,18 @@ def meta_batch(spec: RunSpec, config: PretrainedConfig) -> Batch:
         dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     inputs = {
         name: torch.empty(batch, length, dtype=torch.int64, device="meta")
-        for name in input_names(spec.model, config)
+        for name in input_names(spec.model, config, spec.data.task)
     }
     inputs["labels"] = torch.empty(label_shapes[spec.data.task], dtype=dtype, device="meta")
     return Batch(inputs=inputs, real_tokens=batch * length)
 
 
-def input_names(model: ModelConfig, config: PretrainedConfig) -> Sequence[str]:
-    """What the model's tokenizer gives beside the labels; what a made one gives for random weights."""
+def input_names(model: ModelConfig, config: PretrainedConfig, task: Task) -> Sequence[str]:
+    """What the model's tokenizer gives beside the labels; what a made one gives for random weights.
+
+    Raises:
+        SuiteError: the tokenizer can't be loaded.
+    """
     plain = ("input_ids", "attention_mask")
     directory = Path(model.name)
     if model.name == EMBEDDED_MODEL and model.weights == "pretrained":
@@ -245,9 +254,10 @@ def input_names(model: ModelConfig, config: PretrainedConfig) -> Sequence[str]:
     if (directory / "tokenizer_config.json").is_file() or (
         model.weights == "pretrained" and _is_cached(model.name)
     ):
-        made: Any = AutoTokenizer.from_pretrained(
-            model.name, revision=model.revision, trust_remote_code=False
-        )
+        with as_fault(model, model.name, task):
+            made: Any = AutoTokenizer.from_pretrained(
+                model.name, revision=model.revision, trust_remote_code=False
+            )
         return tuple(made.model_input_names)
     if model.weights == "pretrained" and config.model_type == "bert":
         return (plain[0], "token_type_ids", plain[1])

@@ -30,7 +30,7 @@ from peprof.training.quiet import errors_alone
 
 GUESSED = "somewhere a size depends on values; 1 was taken"
 _LONGEST_PROBLEM = 300
-UNTELLABLE = (RuntimeError, ValueError, TypeError, PeprofError)
+UNTELLABLE = (RuntimeError, ValueError, TypeError, ArithmeticError, PeprofError)
 """What models, methods and operators raise where a step can't be run without data."""
 
 

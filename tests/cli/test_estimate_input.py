@@ -68,6 +68,21 @@ def test_a_wrong_configuration_is_refused(tmp_path: Path) -> None:
         assert "num_attention_heads is 0" in refused(command, "--model", tmp_path, *memory).message
 
 
+@pytest.mark.parametrize("text", ["{nope", "[]"])
+def test_a_wrong_tokenizer_is_refused(models: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text((models / "bert" / "config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    fault = refused(estimate, "--model", tmp_path, "--method", "lora", "--length", 8)
+    assert isinstance(fault, SuiteError) and "can't be loaded" in fault.message
+
+
+def test_what_only_breaks_in_a_step_is_a_row(models: Path, tmp_path: Path) -> None:
+    values = json.loads((models / "t5" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "relative_attention_num_buckets": 0}))
+    result = call(estimate, "--model", tmp_path, "--method", "lora", "--length", 8)
+    assert isinstance(result.exception, RunFailedError) and "division" in result.exception.message
+
+
 def test_a_suite_and_a_model_are_too_much(models: Path) -> None:
     both = refused(estimate, "sst2", "--model", "bert-base")
     assert "both a suite (sst2) and a model (--model bert-base)" in both.message

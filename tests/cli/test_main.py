@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from peprof.cli import commands, main
 from peprof.results.store import ResultStore
 from tests.results.factory import make_full, make_record, make_short
 
@@ -38,6 +39,25 @@ def test_a_full_disk_behind_stdout_is_one_message(results: Path) -> None:
     line = f"{shlex.quote(sys.executable)} -m peprof compare results --format csv > /dev/full"
     done = subprocess.run(["bash", "-c", line], cwd=results, capture_output=True, text=True, check=False)
     assert done.returncode == 5 and "No space left" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("command", "keeps_runs"), [("run", True), ("compare", False), ("methods", False)])
+def test_only_what_keeps_runs_promises_to_go_on(
+    command: str, keeps_runs: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("peprof.running.runner.run_suite", interrupted)
+    if command != "run":
+        monkeypatch.setattr(commands.commands[command], "callback", interrupted)
+    arguments = {"run": ["quickstart"], "compare": ["results"], "methods": []}[command]
+    monkeypatch.setattr("sys.argv", ["peprof", command, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 130 and "Interrupted." in said
+    assert ("the same command goes on from there" in said) == keeps_runs
 
 
 def readme_commands(name: str) -> list[str]:
