@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from peprof.cli.estimate import estimated
+from peprof.cli.estimate import checked, published
+from peprof.estimation.estimating import estimate_runs
 from peprof.reports.estimates import estimates_as_markdown, plain_rows
 from peprof.suite.loading import load_suite
 
@@ -26,7 +27,7 @@ def main() -> None:
     """Estimates both on a GPU's operators."""
     for suite, name in TABLES.items():
         loaded = load_suite(suite)
-        found = estimated(loaded, "cuda", padded=True)
+        found = published(estimate_runs(checked(loaded, "cuda"), "cuda", source=suite), loaded)
         said = {label: item.model_dump(exclude_none=True) for label, item in loaded.suite.published.items()}
         written = {
             "command": f"peprof estimate {suite} --format json",
