@@ -1,7 +1,8 @@
 """One tree of errors: each carries the command's exit code and a hint on what to do next.
 
-Exit codes: 0 fine, 1 a regression, 2 usage (a suite, an option, an input), 3 a run failed, 4 results that
-can't be compared, 5 results that can't be written or read, 130 interrupted, 143 terminated.
+Exit codes: 0 fine, 1 a regression, 2 usage (a suite, an option, an input), 3 a run failed or nothing could be
+estimated, 4 results that can't be compared, 5 results that can't be written or read, 130 interrupted, 143
+terminated.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class DeviceError(PeprofError):
 
 
 class RunFailedError(PeprofError):
-    """At least one run of a suite ended as ``failed`` or ``timeout``."""
+    """A run of a suite ended as ``failed`` or ``timeout``, or no row of an estimate could be told."""
 
     exit_code = 3
 
