@@ -15,6 +15,8 @@ import sys
 
 import torch
 
+torch.version.cuda = "13.0"  # as in a build that could use GPUs
+
 
 def refuse(*arguments, **options):
     raise SystemExit("CUDA was asked: a process that is forked after that can't use it")
@@ -36,6 +38,14 @@ def test_nothing_that_is_preloaded_looks_for_gpus() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["transformers"], "bitsandbytes, which comes with peft, looks for them"
+
+
+@pytest.mark.slow
+def test_where_torch_knows_no_gpus_schedules_are_there_for_all_children() -> None:
+    code = "import torch, sys; torch.version.cuda = None; import peprof.running.preloading; "
+    code += "print('peprof.training.schedules' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.slow

@@ -30,7 +30,12 @@ from peprof.errors import StoreError
 from peprof.running.child import child_main
 from peprof.running.tasks import Message, Slot, Task
 
-PRELOAD = ("peprof.running.worker", "peprof.running.preparing", "peprof.tracking.tensorboard")
+PRELOAD = (
+    "peprof.running.worker",
+    "peprof.running.preparing",
+    "peprof.running.preloading",
+    "peprof.tracking.tensorboard",
+)
 """What the fork server imports once for all children; TensorBoard's own part takes 0.3 s."""
 
 
