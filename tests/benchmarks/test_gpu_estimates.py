@@ -18,7 +18,7 @@ def test_there_are_at_least_sixty_cases_of_four_models() -> None:
     assert all(spec.short.estimate and spec.model.weights == "random" for spec in planned["t5-base"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=25)
 def test_on_a_processor_predictions_are_what_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

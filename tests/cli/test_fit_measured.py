@@ -76,7 +76,7 @@ def test_a_model_that_is_named_is_tried_with_generated_sentences(models: Path) -
     assert batch["largest"] > 512 and batch["verified"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_where_memory_runs_out_or_the_system_kills_is_where_the_border_is(tmp_path: Path) -> None:
     faults = [f'name = "faulty"\nlabel = "{how}"\nhow = "{how}"\nabove = 5' for how in ("oom", "kill")]
     suite = write_suite(tmp_path, *faults)  # with full phases, which nobody waits for here

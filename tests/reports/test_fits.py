@@ -75,7 +75,7 @@ AT_80 = """\
  lst: batch 9: no luck
  Verified: a step of each size fits into 13.5 GiB and one more doesn't, by what
  the simulated allocator holds. 13.5 GiB is the GPU's memory less what its
- context is assumed to take, or what you said.
+ context is assumed to take.
 """
 
 AT_120 = """\
@@ -94,7 +94,7 @@ AT_120 = """\
 
  lst: batch 9: no luck
  Verified: a step of each size fits into 13.5 GiB and one more doesn't, by what the simulated allocator holds. 13.5 GiB
- is the GPU's memory less what its context is assumed to take, or what you said.
+ is the GPU's memory less what its context is assumed to take.
 """  # noqa: E501
 
 

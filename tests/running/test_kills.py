@@ -63,7 +63,7 @@ def finished(results: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=200)
 @pytest.mark.timeout(900)
 def test_killed_at_twenty_moments_each_run_is_recorded_exactly_once(tmp_path: Path) -> None:
     draw = random.Random(20)
@@ -136,7 +136,7 @@ def test_ctrl_c_ends_the_children_keeps_what_is_finished_and_says_how_to_go_on(t
     assert len(finished(tmp_path / "r")) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=45)
 def test_two_runners_do_no_run_twice_and_one_goes_on_when_the_other_dies(tmp_path: Path) -> None:
     methods = ('name = "head"', 'name = "bitfit"', 'name = "faulty"')
     suite = write_suite(tmp_path, *methods, phases='"short"')

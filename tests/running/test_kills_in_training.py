@@ -40,7 +40,7 @@ def is_newer(file: Path, time_ns: int) -> bool:
     return file.exists() and file.stat().st_mtime_ns > time_ns
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=100)
 @pytest.mark.timeout(900)
 def test_killed_at_ten_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     draw = random.Random(5)
