@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from peprof.cli.showing import show_as
 from peprof.errors import RunFailedError, SuiteError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("nf4", "nf4-single", "int8")
 TASKS = ("classification", "regression", "text-to-text", "language-modelling")
 LARGEST_SIZE = 2**20
-"""As ``peprof.estimation.asked`` has it, which imports torch."""
+"""As ``peprof.results.estimates.SEARCH_END``, for which a command's help needn't wait."""
 IN_A_SUITE = {
     "task": "data.task={}",
     "dtype": "model.dtype={}",
@@ -155,19 +156,18 @@ class _Asked:
 
 def _show(found: Sequence[Estimate], breakdown: str | None, output_format: str) -> None:
     from peprof.reports import estimates as reports
-    from peprof.reports.leaderboard import results_console
 
     if breakdown is not None:
         show_breakdown(found, breakdown)
-    elif output_format == "table":
-        reports.print_estimates(results_console(), found)
-    else:
-        written = {
-            "json": reports.estimates_as_json,
-            "csv": reports.estimates_as_csv,
-            "markdown": reports.estimates_as_markdown,
-        }
-        click.echo(written[output_format](found), nl=output_format != "csv")
+        return
+    show_as(
+        output_format,
+        found,
+        table=reports.print_estimates,
+        json=reports.estimates_as_json,
+        csv=reports.estimates_as_csv,
+        markdown=reports.estimates_as_markdown,
+    )
 
 
 def _interrupted_words(

@@ -16,6 +16,7 @@ from peprof.cli.estimate import (
     planned,
     raise_if_nothing_is_known,
 )
+from peprof.cli.showing import show_as
 from peprof.errors import UsageError
 
 if TYPE_CHECKING:
@@ -252,17 +253,15 @@ def _find(asked: _Asked, found: list[Fits]) -> None:
 
 def _show(found: Sequence[Fits], output_format: str) -> None:
     from peprof.reports import fits as reports
-    from peprof.reports.leaderboard import results_console
 
-    if output_format == "table":
-        reports.print_fits(results_console(), found)
-        return
-    written = {
-        "json": reports.fits_as_json,
-        "csv": reports.fits_as_csv,
-        "markdown": reports.fits_as_markdown,
-    }
-    click.echo(written[output_format](found), nl=output_format != "csv")
+    show_as(
+        output_format,
+        found,
+        table=reports.print_fits,
+        json=reports.fits_as_json,
+        csv=reports.fits_as_csv,
+        markdown=reports.fits_as_markdown,
+    )
 
 
 def _interrupted_words(asked: _Asked, found: Sequence[Fits]) -> str:

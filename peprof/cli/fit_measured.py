@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import click
-
+from peprof.cli.showing import show_as
 from peprof.errors import RunFailedError, SuiteError, UsageError
 
 if TYPE_CHECKING:
@@ -170,17 +169,15 @@ def _memory(tries: Tries, asked_bytes: int | None, observer: Observer) -> int:
 
 def _show(found: Sequence[MeasuredFit], output_format: str) -> None:
     from peprof.reports import measured_fits as reports
-    from peprof.reports.leaderboard import results_console
 
-    if output_format == "table":
-        reports.print_measured_fits(results_console(), found)
-        return
-    written = {
-        "json": reports.measured_fits_as_json,
-        "csv": reports.measured_fits_as_csv,
-        "markdown": reports.measured_fits_as_markdown,
-    }
-    click.echo(written[output_format](found), nl=output_format != "csv")
+    show_as(
+        output_format,
+        found,
+        table=reports.print_measured_fits,
+        json=reports.measured_fits_as_json,
+        csv=reports.measured_fits_as_csv,
+        markdown=reports.measured_fits_as_markdown,
+    )
 
 
 def _interrupted_words(found: Sequence[MeasuredFit]) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peprof.errors import Fault, PeprofError, SuiteError
+from peprof.results.estimates import SEARCH_END
 from peprof.running.methods import make_method
 from peprof.suite.planning import RunSpec
 from peprof.training.optimizers import check_training
-
-LARGEST_SIZE = 2**20
-"""Of a batch and of a length: more than anybody trains with, and less than what overflows."""
 
 
 def check_runs(specs: Sequence[RunSpec], *, source: str) -> None:
@@ -44,9 +42,9 @@ def _size_faults(spec: RunSpec) -> list[Fault]:
         "data.max_length": spec.data.max_length,
         "data.max_target_length": spec.data.max_target_length,
     }
-    expected = f"at most {LARGEST_SIZE:,}"
+    expected = f"at most {SEARCH_END:,}"
     return [
         Fault(key=key, problem=f"found {size:,}", expected=expected)
         for key, size in sizes.items()
-        if size > LARGEST_SIZE
+        if size > SEARCH_END
     ]

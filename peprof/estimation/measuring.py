@@ -130,7 +130,9 @@ class MeasuredFits:
                 kernels=self._pool.kernels,
                 settings=self._pool.settings,
             )
-            cap = cap_of(spec, known, dimension, source=self._source)
+            cap = estimated.cap
+            if cap is None:  # as a step couldn't be told
+                cap = cap_of(spec, known, dimension, source=self._source)
         except SuiteError as error:  # it can be tried all the same
             cap = SEARCH_END // fit.unit * fit.unit
             problem = "; ".join(map(str, error.faults))

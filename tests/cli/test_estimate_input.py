@@ -15,8 +15,9 @@ from peprof.cli import main
 from peprof.cli.estimate import LARGEST_SIZE, estimate
 from peprof.cli.fit import fit
 from peprof.errors import PeprofError, RunFailedError, SuiteError, UsageError
-from peprof.estimation import asked, estimating, fitting
+from peprof.estimation import estimating, fitting
 from peprof.estimation.targets import find_target, read_bytes
+from peprof.results.estimates import SEARCH_END
 from tests.estimation.small_models import write_configs
 
 GIB = 2**30
@@ -126,7 +127,7 @@ def test_a_library_that_isnt_here_is_no_fault_of_an_estimate(models: Path) -> No
 
 @pytest.mark.parametrize("size", ["99999999999999999999999", str(LARGEST_SIZE + 1), "0"])
 def test_sizes_end_where_nobody_trains(models: Path, size: str) -> None:
-    assert LARGEST_SIZE == asked.LARGEST_SIZE == 2**20
+    assert LARGEST_SIZE == SEARCH_END == 2**20
     for option in ("--batch", "--length"):
         result = call(estimate, "--model", models / "bert", option, size)
         assert result.exit_code == 2 and "<=x<=1048576" in result.stderr
