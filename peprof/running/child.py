@@ -138,7 +138,12 @@ def _quieten_libraries() -> None:
 
 def _redirect_output(path: Path) -> None:
     """Sends the process's output, that of C libraries included, to a file beside the run's record."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except FileNotFoundError:
+        os._exit(
+            1
+        )  # its folder went with a parent that has been interrupted meanwhile and tells of that itself
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(descriptor, 1)

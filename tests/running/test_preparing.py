@@ -249,3 +249,12 @@ def test_a_hub_whose_name_is_never_found_is_given_up_in_time(monkeypatch: pytest
     begin = time.monotonic()
     assert sources.ask_hub("models", "bert-base-cased") == "unreachable"
     assert time.monotonic() - begin < 5
+
+
+def test_a_child_whose_parent_has_cleared_up_already_says_nothing(tmp_path: Path) -> None:
+    """An interrupted parent removes the folder of the log that its child is about to open."""
+    code = "import pathlib, sys; from peprof.running.child import _redirect_output as redirect; "
+    code += "redirect(pathlib.Path(sys.argv[1])); print('went on')"
+    log = tmp_path / "gone" / "log.txt"
+    done = subprocess.run([sys.executable, "-c", code, log], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
